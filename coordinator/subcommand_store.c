@@ -23,6 +23,7 @@ static const struct option_row rows[] = {
      .help = "only print what the next sweep removes"},
 };
 
+/* Of all kinds, also those whose column is left out. */
 static uint64_t total(const struct store_usage_run *run)
 {
     uint64_t bytes = 0;
@@ -39,6 +40,7 @@ static bool is_used(const struct store_usage *u, size_t kind)
     return false;
 }
 
+/* A dash for nothing, so that the eye finds the figures. */
 static void print_size(uint64_t bytes)
 {
     char text[32];
@@ -46,6 +48,7 @@ static void print_size(uint64_t bytes)
     printf(" %10s", bytes ? text : "-");
 }
 
+/* Written here, because the tables of the client are not part of this program. */
 static void print_table(const struct store_usage *u)
 {
     int width = (int)strlen("(uploaded)");
@@ -69,6 +72,7 @@ static void print_table(const struct store_usage *u)
     }
 }
 
+/* Runs by name, because an operator decides about runs and not about files. */
 static void print_removed(const struct store_usage *u)
 {
     char size[32];
@@ -85,6 +89,7 @@ static void print_removed(const struct store_usage *u)
     if (!any) printf("the next sweep removes nothing\n");
 }
 
+/* --dry-run answers one question, so it prints nothing else. */
 static void print_text(const struct store_usage *u, bool dry_run)
 {
     char database[32], uploads[32];
@@ -98,6 +103,7 @@ static void print_text(const struct store_usage *u, bool dry_run)
     print_removed(u);
 }
 
+/* All kinds, also empty ones, so that a script finds the same keys in every store. */
 static json_t *json_of_run(const struct store_usage_run *run)
 {
     json_t *bytes = json_object();
@@ -127,6 +133,7 @@ static err print_json(const struct store_usage *u)
     return e;
 }
 
+/* As the running service computes it; 0 keeps everything. */
 static uint64_t before(uint64_t now_ms, uint64_t keep_ms)
 {
     return keep_ms && keep_ms < now_ms ? now_ms - keep_ms : 0;

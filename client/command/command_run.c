@@ -1,4 +1,4 @@
-/* fedlora run status, pause, resume, stop, archive, delete, export: the operator's commands on a run.
+/* fedlora run status, pause, resume, stop, archive, delete, export: commands on one run.
  *
  * Each is one call to the coordinator's Admin service, authorised by the operator's certificate.
  * export may take long, so it also continues after a restart of the coordinator. */
@@ -112,6 +112,7 @@ static err stop_run(void *options, const struct option_list *arguments, struct a
     return act(o, arguments, RPC_PATH_ADMIN(stop_run));
 }
 
+/* Not asked: the last state stays, and so does everything that the run proves. */
 static err archive_run(void *o, const struct option_list *arguments, struct arena *arena)
 {
     (void)arena;
@@ -259,6 +260,7 @@ static err export_run(void *options, const struct option_list *arguments, struct
 
 /* ---------------------------------------------------------------- the commands */
 
+/* Commands that cannot be undone. */
 static const struct option_row ask_rows[] = {
     REMOTE_OPTION_ROWS(AT(remote)),
     {.flag = "yes", .kind = OPTION_FLAG, .at = AT(yes), .help = "do not ask"},

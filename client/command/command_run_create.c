@@ -147,6 +147,7 @@ static err refuse_others(const struct run_options *o, struct arena *arena)
 }
 
 /* An empty method asks the coordinator for the whole configuration of the other run. */
+/* Members are needed unless those of the other run are taken over. */
 static err set_config(Fedlora__V1__RunConfig *config, const struct create_command *o,
                       struct arena *arena)
 {

@@ -218,6 +218,7 @@ static err watch_run(void *options, const struct option_list *arguments, struct 
 
 /* ---------------------------------------------------------------- report */
 
+/* Figures that the report of this round does not have, such as cosines, are a dash. */
 static err number_cell(struct table *t, json_t *row, const char *key)
 {
     json_t *value = json_object_get(row, key);
@@ -225,6 +226,7 @@ static err number_cell(struct table *t, json_t *row, const char *key)
                                  : table_cell(t, "-");
 }
 
+/* The keys of method_report_json(), in the order of the head. */
 static err module_row(struct table *t, const char *name, json_t *row)
 {
     static const char *const keys[] = {"rank",       "sent",    "update_norm", "relative_error",
@@ -258,6 +260,7 @@ out:
     return e;
 }
 
+/* The report is made after the round is published, so a round without one is no error. */
 static err print_report(const char *run, const Fedlora__V1__RoundStatus *r)
 {
     char took[32], size[32];
@@ -309,6 +312,7 @@ static err report_run(void *options, const struct option_list *arguments, struct
 
 /* ---------------------------------------------------------------- the commands */
 
+/* The id of a run never changes and is never used again, so a page continues at the same place. */
 static const struct option_row list_rows[] = {
     REMOTE_OPTION_ROWS(AT(remote)),
     {.flag = "open",
@@ -360,6 +364,7 @@ static const struct option_row watch_rows[] = {
      .value = "TIME",
      .help = "longest wait for a coordinator that does not answer"},
 };
+/* 0 stands for the newest round, because rounds are numbered from 1. */
 static const struct option_row report_rows[] = {
     REMOTE_OPTION_ROWS(AT(remote)),
     {.flag = "round",

@@ -16,6 +16,7 @@ static bool may_open(const struct round *r)
     return r->published > r->rules.began || r->rules.secret || round_present(r) >= round_quorum(r);
 }
 
+/* Everything else is asked first, so that a run never takes a turn that it cannot use. */
 bool round_wants_turn(const struct round *r)
 {
     return r->rules.queues && !r->has_turn && r->hold == ROUND_WAITING && !r->retry_at_ms &&
@@ -48,11 +49,13 @@ size_t round_updates(const struct round *r)
     return r->counts.updates[0];
 }
 
+/* A time near the end of the clock saturates. */
 static uint64_t add_time(uint64_t time, uint64_t more)
 {
     return more > UINT64_MAX - time ? UINT64_MAX : time + more;
 }
 
+/* A secret draw knows no grace: the end of a round must not depend on its updates. */
 static uint64_t grace_ends(const struct round *r)
 {
     bool runs = r->rules.grace_ms && r->quorum_at_ms && !r->rules.secret;
@@ -66,6 +69,7 @@ static uint64_t earlier(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+/* The earlier of both, as an operator expects who gives a deadline and a grace. */
 uint64_t round_closes_ms(const struct round *r)
 {
     return earlier(r->deadline_at_ms, grace_ends(r));
@@ -169,6 +173,8 @@ static unsigned open_round(struct round *r, uint64_t now)
     return ROUND_DO_OPEN | ROUND_DO_WAKE;
 }
 
+/* Once for a round, when it opens. A member that leaves later is waited for until the deadline,
+ * because it may be training. One whose update is being checked is there. */
 static void skip_absent(struct round *r, uint64_t now)
 {
     r->skip_at_ms = 0;

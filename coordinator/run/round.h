@@ -13,10 +13,10 @@
  *
  * A round closes when the updates of all members are in, or as many as the cohort has members; or,
  * with at least `quorum` updates, once its deadline is past or the grace that follows the quorum
- * (at once if it has neither). It never closes while an update is being made durable, so every admitted update is counted in
- * exactly one round. A quorum of all members counts those whose update was refused, so that such a
- * round waits for an operator, but not those that are gone or excused, or absent when the round
- * opened if the rules skip those.
+ * (at once if it has neither). It never closes while an update is being made durable, so every
+ * admitted update is counted in exactly one round. A quorum of all members counts those whose
+ * update was refused, so that such a round waits for an operator, but not those that are gone or
+ * excused, or absent when the round opened if the rules skip those.
  *
  * An owner with more runs than it wants to serve at once holds some of them back: rules.queues. */
 #ifndef COORDINATOR_ROUND_H
@@ -202,8 +202,8 @@ err round_init(struct round *out, const struct round_rules *rules, const char *c
 /* Adds a member at the end, so that the indices of the others stay. ERR_INPUT: it is one
  * already. */
 err round_add(struct round *r, const char *id);
-/* Changes quorum, deadline_ms, grace_ms, skips_absent, late_rounds or rounds, from the round under way on unless it is
- * being aggregated. A ROUND_ON_TICK must follow. */
+/* Changes quorum, deadline_ms, grace_ms, skips_absent, late_rounds or rounds, from the round under
+ * way on unless it is being aggregated. A ROUND_ON_TICK must follow. */
 void round_set_rules(struct round *r, const struct round_rules *rules);
 /* Members whose update of the round under way was refused may send it again. */
 void round_forgive(struct round *r);

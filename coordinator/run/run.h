@@ -147,8 +147,8 @@ void run_apply(struct run *run, const struct round_event *event);
 void run_apply_member(struct run *run, enum round_event_kind kind, size_t member);
 void run_tick(struct run *run, uint64_t now_ms);
 
-/* Lets queued runs begin and open rounds, as far as the limits allow. `first`: the list of all runs,
- * in order of creation. In each turn of the loop (run_queue.c). */
+/* Lets queued runs begin and open rounds, as far as the limits allow. `first`: the list of all
+ * runs, in order of creation. In each turn of the loop (run_queue.c). */
 void run_queue_turn(struct run *first);
 
 err run_hello(struct run *run, size_t member, const Fedlora__V1__HelloRequest *hello);
@@ -164,8 +164,8 @@ err run_hold(struct run *run, enum round_event_kind kind); /* pause, resume or s
  * not, and what the operator can do. */
 err run_check_files(const struct run *run);
 
-/* ---- the end of its life (run_retain.c). ERR_STATE: the run is open. The files follow with the next
- * sweep (keep.h). */
+/* ---- the end of its life (run_retain.c). ERR_STATE: the run is open. The files follow with the
+ * next sweep (keep.h). */
 err run_archive(struct run *run);
 err run_delete(struct run *run);
 bool run_is_due(const struct run *run, uint64_t now_wall_ms); /* to be archived by the rules */

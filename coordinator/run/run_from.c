@@ -11,10 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* As large as a configuration that an operator may send (run_begin.c). */
 enum { CONFIG_BYTES_MAX = 16 << 20 };
 
 typedef Fedlora__V1__RunConfig run_config_t;
 
+/* protobuf-c shares one constant for all empty strings, which must not be freed. */
 static err set_text(char **out, const char *text)
 {
     char *copy = strdup(text);
@@ -24,6 +26,7 @@ static err set_text(char **out, const char *text)
     return ERR_NONE;
 }
 
+/* The message owns its bytes and frees them with free(). */
 static err set_bytes(ProtobufCBinaryData *out, const void *data, size_t size)
 {
     uint8_t *copy = malloc(size);
@@ -36,6 +39,7 @@ static err set_bytes(ProtobufCBinaryData *out, const void *data, size_t size)
 
 /* ---- another run ---- */
 
+/* A member that was dropped from the other run has left it, whatever its row says. */
 static bool has_member(const run_config_t *c, const char *id)
 {
     for (size_t i = 0; i < c->n_members; i++)
@@ -93,6 +97,8 @@ static err check_keepers(const run_config_t *config, const run_config_t *was,
     return ERR_NONE;
 }
 
+/* The row and not the live run, because the row is the state that survives a crash: a round
+ * that is being published at this moment counts only once it is committed. */
 static err of_run(struct run_from *out, struct run_shop *shop, run_config_t **config)
 {
     struct arena arena = {0};
@@ -139,6 +145,7 @@ static err find_blob(struct store_blob *out, struct run_shop *shop, const struct
     return ERR_NONE;
 }
 
+/* The operator has uploaded the file before, so it is pinned until this run names it. */
 static err of_file(struct run_from *out, struct run_shop *shop, const run_config_t *c)
 {
     struct digest digest;
@@ -178,6 +185,8 @@ static err find_parts(struct run_from *out, struct run_shop *shop, const run_con
 
 /* ---- the state says what the run was ---- */
 
+/* A field that the operator left out is filled in; one that was given must agree, so that
+ * nobody believes to train another method than the state has. */
 static err same_text(char **field, const char *what, const char *is)
 {
     if (!**field) return set_text(field, is);
@@ -185,6 +194,7 @@ static err same_text(char **field, const char *what, const char *is)
     return err_make(ERR_INPUT, "%s %.100s, but the state is of %s %.100s", what, *field, what, is);
 }
 
+/* Sums of updates on different base weights mean nothing, so the digests must be equal. */
 static err same_base(run_config_t *c, const char *text)
 {
     struct digest digest;
@@ -241,6 +251,8 @@ static err give_modules(run_config_t *c, struct run_from *out, const struct byte
     return ERR_NONE;
 }
 
+/* Shapes are in the metadata of every state. So the run knows its modules before any member has
+ * said Hello, and its first round can open as soon as members are there. */
 static err take_modules(struct run_from *out, run_config_t *c, const struct adapter_file *state)
 {
     Fedlora__V1__HelloRequest hello = FEDLORA__V1__HELLO_REQUEST__INIT;
@@ -320,6 +332,7 @@ err run_from_find(struct run_from *out, struct run_shop *shop, run_config_t **co
     struct run_from from = {0};
     run_config_t *c = *config;
     err e = ERR_NONE;
+    /* An old client sends neither field, a hostile one may send both. */
     /* These two follow from the state; an operator cannot choose them. */
     c->from_round = 0;
     TRY(set_text(&c->origin, ""));
@@ -341,6 +354,7 @@ err run_from_find(struct run_from *out, struct run_shop *shop, run_config_t **co
     return ERR_NONE;
 }
 
+/* The blobs are files of the store and need no closing. */
 void run_from_close(struct run_from *from)
 {
     message_free(from->modules);
@@ -362,6 +376,8 @@ static err check_scale(const struct run_from *from, const run_config_t *c)
     return ERR_NONE;
 }
 
+/* The options are compared as the text that states carry, which has every option that is not at
+ * its default. */
 err run_from_check(const struct run_from *from, const run_config_t *c)
 {
     struct method_options options;
@@ -382,6 +398,8 @@ err run_from_check(const struct run_from *from, const run_config_t *c)
     return err_is(e) ? err_in(e, "--from") : e;
 }
 
+/* Targets given by the operator could choose other modules than the state has; the text then
+ * names the first that differs. */
 err run_from_check_modules(const struct run_from *from, const struct run *run)
 {
     struct digest is, wanted;
@@ -395,6 +413,7 @@ err run_from_check_modules(const struct run_from *from, const struct run *run)
                     run->modules->n_modules, from->modules->n_modules);
 }
 
+/* As after a restart: the machine takes the round of the state for published and durable. */
 void run_from_begin(struct run *run, const struct run_from *from)
 {
     uint32_t round = run->config->from_round;

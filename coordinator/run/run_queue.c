@@ -4,23 +4,28 @@
  * When it is resumed it goes on at once, even if that is one more than the limit. */
 #include "coordinator/run/run.h"
 
+/* A run that is held or over takes no part in the queue. */
 static bool is_live(const struct run *run)
 {
     return run->round.hold == ROUND_WAITING && run->round.stage != ROUND_FINISHED;
 }
 
+/* Its first state is not made yet. A run that waits only for a turn is inside. */
 static bool is_outside(const struct run *run)
 {
     return is_live(run) && round_phase(&run->round) == ROUND_QUEUED &&
            !round_wants_turn(&run->round);
 }
 
+/* The time in which a round costs memory, disk and the worker. */
 static bool has_round(const struct run *run)
 {
     return is_live(run) &&
            (run->round.stage == ROUND_TRAINING || run->round.stage == ROUND_AGGREGATING);
 }
 
+/* An operator who watches a run sees why it does not begin, and when it does. Not for each
+ * turn, which would be two events a round. */
 static void say_queued(struct run *run, bool queued)
 {
     struct store_event event = {.event = queued ? "run.queued" : "run.entered"};
@@ -80,6 +85,7 @@ static void give_turns(struct run *first, const struct config *config)
     }
 }
 
+/* Cheap without limits, because it is called in every turn of the loop. */
 void run_queue_turn(struct run *first)
 {
     const struct config *config = first ? first->shop->config : NULL;

@@ -4,12 +4,14 @@
 #include "base/text.h"
 #include "coordinator/store/store_retain.h"
 
+/* A failed run is not over: an operator may resume it. */
 static bool is_over(const struct run *run)
 {
     enum round_phase phase = round_phase(&run->round);
     return phase == ROUND_FINISHED || phase == ROUND_STOPPED;
 }
 
+/* Archived and deleted are no phases of the state machine, which has ended by then. */
 const char *run_phase_name(const struct run *run)
 {
     return run->deleted       ? "deleted"
@@ -17,6 +19,7 @@ const char *run_phase_name(const struct run *run)
                               : round_phase_name(round_phase(&run->round));
 }
 
+/* Files of an open run are needed by its next round. */
 static err check_over(const struct run *run, const char *what)
 {
     if (is_over(run)) return ERR_NONE;
@@ -24,6 +27,8 @@ static err check_over(const struct run *run, const char *what)
                     run->config->name, run_phase_name(run), what, run->config->name);
 }
 
+/* Only the mark is made here, in one small transaction; the files follow with the sweep, which
+ * a crash does not stop for good. */
 err run_archive(struct run *run)
 {
     TRY(check_over(run, "archived"));
@@ -34,6 +39,8 @@ err run_archive(struct run *run)
     return ERR_NONE;
 }
 
+/* The name is free as soon as the row is a tombstone, so this struct must never be found by it
+ * again. Its blobs are forgotten, because nothing may be fetched any more. */
 err run_delete(struct run *run)
 {
     TRY(check_over(run, "deleted"));
@@ -46,6 +53,7 @@ err run_delete(struct run *run)
     return ERR_NONE;
 }
 
+/* A clock that was stepped back makes a run look as if it ended in the future. */
 bool run_is_due(const struct run *run, uint64_t now_wall_ms)
 {
     uint64_t keep = run->shop->config->keep_finished_ms;

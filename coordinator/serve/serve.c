@@ -122,18 +122,6 @@ err serve_check_member(struct rpc_call *call)
     return err_make(ERR_REFUSED, "%s is not listed among this federation's members", id);
 }
 
-/* Nobody but an operator or the member's administrator can end this. */
-static void report_ambiguous(struct rpc_call *call, err why)
-{
-    const struct rpc_peer *peer = rpc_call_peer(call);
-    char name[TROUBLE_PEER_BYTES];
-    const struct trouble_case c = {.kind = TROUBLE_RUN_AMBIGUOUS,
-                                   .peer = serve_peer_name(name, peer),
-                                   .address = peer->address,
-                                   .text = why.text};
-    trouble_raise(serve_of(call)->shop.troubles, &c, text_now_ms());
-}
-
 static err find_member(struct run **out, size_t *member, struct rpc_call *call, const char *name)
 {
     const struct serve *s = serve_of(call);
@@ -141,7 +129,7 @@ static err find_member(struct run **out, size_t *member, struct rpc_call *call, 
     TRY(serve_check_member(call));
     if (!*name) {
         err e = only_open_run(out, member, s, id);
-        if (e.kind == ERR_INPUT) report_ambiguous(call, e);
+        if (e.kind == ERR_INPUT) serve_report_ambiguous(call, e);
         return e;
     }
     struct run *run = serve_find_run(s, name);

@@ -148,6 +148,8 @@ err serve_troubles(char ***out, size_t *count, struct troubles *t, const char *r
 
 /* serve_trouble.c: refused calls, and certificates of peers that end soon. */
 void serve_report(struct serve *s, const struct rpc_peer *peer, const char *method, err cause);
+/* A member that named no run belongs to several. */
+void serve_report_ambiguous(struct rpc_call *call, err why);
 void serve_refused_early(void *context, const struct rpc_peer *peer, const char *method, err why);
 /* "client/north": a member and an operator of the same name are different peers. */
 const char *serve_peer_name(char out[TROUBLE_PEER_BYTES], const struct rpc_peer *peer);

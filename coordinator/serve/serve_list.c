@@ -33,6 +33,7 @@ static err fill_aside(Fedlora__V1__RunStatus **out, struct run_aside *aside, str
     return ERR_NONE;
 }
 
+/* In the shape of a status, so that the command line prints tombstones as it prints runs. */
 static err fill_grave(Fedlora__V1__RunStatus **out, const struct store_grave *grave,
                       struct arena *arena)
 {
@@ -60,6 +61,8 @@ static err fill_grave(Fedlora__V1__RunStatus **out, const struct store_grave *gr
     return ERR_NONE;
 }
 
+/* Tombstones are small and few; operators want those of the last weeks, so older ones are left
+ * out instead of paged. */
 static err list_graves(Fedlora__V1__ListRunsReply *reply, struct serve *s,
                        const Fedlora__V1__ListRunsRequest *request, struct arena *arena)
 {
@@ -230,6 +233,8 @@ static err list_rounds(Fedlora__V1__ListRoundsReply *reply, struct rpc_call *cal
     return ERR_NONE;
 }
 
+/* Answered at once: rounds are read from the store, and waiting for the next one is the work of
+ * WatchRun. */
 static void rounds_begin(struct rpc_call *call, const void *data, size_t size)
 {
     struct arena arena = {0};

@@ -19,6 +19,8 @@ enum {
 
 /* ---- sweeps ---- */
 
+/* The trouble is about no run, because a sweep goes over all of them. The next sweep that works
+ * ends it. */
 static void swept(struct work_job *job)
 {
     struct keep_job *k = (struct keep_job *)(void *)job;
@@ -56,11 +58,13 @@ static err begin_sweep(struct serve *s)
     return e;
 }
 
+/* After an order of an operator, who looks at the disk next. */
 static void sweep_soon(struct serve *s)
 {
     s->watch.next_keep_ms = text_now_ms();
 }
 
+/* A test, or an operator with little disk, may keep finished runs for minutes only. */
 static uint64_t period(const struct config *c)
 {
     uint64_t part = c->keep_finished_ms / RETAIN_PARTS;
@@ -68,6 +72,7 @@ static uint64_t period(const struct config *c)
     return part < RETAIN_LEAST_MS ? RETAIN_LEAST_MS : part;
 }
 
+/* The rules act in the name of the coordinator, not of the operator who called last. */
 void serve_retain_turn(struct serve *s, uint64_t now)
 {
     size_t archived = 0;
@@ -93,6 +98,7 @@ void serve_retain_turn(struct serve *s, uint64_t now)
 
 /* ---- calls ---- */
 
+/* An action that the audit log could not record is refused before it is done. */
 static err find(struct run **out, struct rpc_call *call, const void *data, size_t size)
 {
     Fedlora__V1__RunName *request = NULL;
@@ -129,6 +135,8 @@ static void bury(struct serve *s, struct run *run)
     s->deleted = run;
 }
 
+/* The answer is made by hand, because the store has no rows to fill a whole status from any
+ * more. */
 static void delete_begin(struct rpc_call *call, const void *data, size_t size)
 {
     struct run *run = NULL;

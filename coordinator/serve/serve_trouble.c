@@ -92,3 +92,15 @@ void serve_check_certificate(struct serve *s, const struct rpc_peer *peer)
         .kind = TROUBLE_CERTIFICATE_ENDS, .peer = name, .address = peer->address, .text = text};
     trouble_raise(s->shop.troubles, &c, now);
 }
+
+/* Nobody but an operator or the member's administrator can end this. */
+void serve_report_ambiguous(struct rpc_call *call, err why)
+{
+    const struct rpc_peer *peer = rpc_call_peer(call);
+    char name[TROUBLE_PEER_BYTES];
+    const struct trouble_case c = {.kind = TROUBLE_RUN_AMBIGUOUS,
+                                   .peer = serve_peer_name(name, peer),
+                                   .address = peer->address,
+                                   .text = why.text};
+    trouble_raise(serve_of(call)->shop.troubles, &c, text_now_ms());
+}

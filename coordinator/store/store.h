@@ -46,8 +46,8 @@ struct store_run {
     const char *from;          /* with a state: a description of what it continues from */
     uint64_t created_ms;       /* wall clock, like the next two, which are loaded only */
     uint64_t ended_ms, archived_ms; /* 0: it is not */
-    /* A run that is added has a state if it continues from that of `published`, and then none of its
-     * own start. */
+    /* A run that is added has a state if it continues from that of `published`; it then makes no
+     * start of its own. */
     struct store_blob state, frozen;
     struct store_blob memory; /* of the server's optimizer; never sent */
 };

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+/* The mark alone. Rows and files of a large run take thousands of steps, and an operator waits
+ * for this answer. */
 err store_archive(uint64_t *now_ms, struct store *store, int64_t run, const char *by)
 {
     struct db *db = &store->db;
@@ -82,6 +84,8 @@ static const struct kind {
 enum { KINDS = sizeof kinds / sizeof *kinds, EVENTS_LOOKED_AT = 2048 };
 _Static_assert(STORE_RETAIN_ROWS == 256, "the limit in the statements");
 
+/* Files are listed in `doomed` in the transaction that forgets their rows: a crash finds both
+ * or neither, and store_trim() removes them later. */
 static err drop_some(bool *any, struct db *db, const struct kind *kind, int64_t run)
 {
     int64_t found = 0;
@@ -134,6 +138,8 @@ static err drop_events(bool *done, struct db *db, struct store_retain *at)
     return ERR_NONE;
 }
 
+/* The kind stays until it finds nothing, so that each step is one transaction over rows of one
+ * table. */
 err store_retain_step(bool *done, struct store *store, struct store_retain *at)
 {
     struct db *db = &store->db;
@@ -153,6 +159,7 @@ err store_retain_step(bool *done, struct store *store, struct store_retain *at)
     return ERR_NONE;
 }
 
+/* For the copy in store.archive, which must be made while the row still has its files. */
 err store_retain_next(int64_t *run, const char **name, struct store *store, struct arena *arena)
 {
     struct db_query q = {0};
@@ -173,6 +180,8 @@ err store_retain_next(int64_t *run, const char **name, struct store *store, stru
     return e;
 }
 
+/* The digest of the last state comes from its round, because the row of the run has forgotten
+ * it. */
 err store_graves(struct store_grave **out, size_t *count, struct store *store, size_t most,
                  struct arena *arena)
 {

@@ -1,5 +1,5 @@
-/* How long files and rows are kept. The files of a run go when it is archived, or deleted; events go
- * at their age. Digests and sizes of states, and what they were made from (store_lineage.c), are
+/* How long files and rows are kept. The files of a run go when it is archived or deleted; events
+ * go at their age. Digests and sizes of states, and what they were made from (store_lineage.c), are
  * never removed, and neither are reports and ledgers.
  *
  *     archived    updates go, and all states but the last; the run can still be exported and

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* One word each, because they are heads of columns and keys of JSON. */
 const char *store_usage_kind(size_t kind)
 {
     static const char *const names[STORE_USAGE_KINDS] = {
@@ -47,6 +48,8 @@ static err add(const struct store_file *f, void *context)
     return ERR_NONE;
 }
 
+/* The same rule as run_is_due(), in SQL, because this program has no live runs. Archived runs
+ * are due as long as the sweep has left them files. */
 static err load_runs(struct store_usage *out, struct db *db, uint64_t ended_before_ms,
                      struct arena *arena)
 {
@@ -73,6 +76,7 @@ static err load_runs(struct store_usage *out, struct db *db, uint64_t ended_befo
     return e;
 }
 
+/* The same rows that drop_events() removes, without its batches. */
 static err count_events(struct store_usage *out, struct db *db, uint64_t before_ms)
 {
     int64_t events = 0;
@@ -83,12 +87,14 @@ static err count_events(struct store_usage *out, struct db *db, uint64_t before_
     return ERR_NONE;
 }
 
+/* A file that a running service has just removed counts as nothing. */
 static uint64_t file_bytes(const char *path)
 {
     struct stat s;
     return stat(path, &s) == 0 && S_ISREG(s.st_mode) ? (uint64_t)s.st_size : 0;
 }
 
+/* Subfolders and links are not counted: a store has none. */
 static err sum_folder(uint64_t *out, const char *dir, const char *name)
 {
     char folder[LIMIT_PATH_BYTES], path[LIMIT_PATH_BYTES];

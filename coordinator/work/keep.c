@@ -15,6 +15,8 @@ static bool goes_on(const struct keep_job *k)
     return !work_gives_way(&k->job);
 }
 
+/* Before anything is removed. Runs that have been swept already are not found again, so a copy
+ * is made once. */
 static err copy_archived(struct keep_job *k, struct store *store)
 {
     const char *name = NULL;
@@ -30,6 +32,8 @@ static err copy_archived(struct keep_job *k, struct store *store)
     return err_is(e) ? err_in(e, "store.archive") : e;
 }
 
+/* Rows first, then files, then pages: each step makes room for the next. The log of SQLite is
+ * emptied last, because all of them write to it. */
 static err sweep(struct keep_job *k, struct store *store)
 {
     struct store_retain at = {.events_before_ms = k->events_before_ms};
@@ -44,6 +48,8 @@ static err sweep(struct keep_job *k, struct store *store)
     return ERR_NONE;
 }
 
+/* A sweep that gave way is no error: the next one continues, because the store says what is
+ * left. */
 void keep_run(struct work_job *batch, struct store *store)
 {
     for (struct work_job *job = batch; job; job = job->next)

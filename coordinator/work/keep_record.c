@@ -10,6 +10,8 @@
 
 enum { COPY_BYTES = 8 << 20, PAGE_ROWS = 256, LINE_BYTES_MAX = 64 << 20 };
 
+/* In parts whose pages are dropped again, so that a state of gigabytes does not push the files
+ * of open rounds out of memory. */
 static err copy_blob(const char *dir, const char *name, const struct store *store,
                      const struct store_blob *blob)
 {
@@ -33,6 +35,7 @@ out:
     return e;
 }
 
+/* One value after the other, because the whole record may be larger than memory. */
 static err add_json(struct file_out *out, json_t *value, const char *after)
 {
     struct bytes text = {.max = LINE_BYTES_MAX};
@@ -44,6 +47,7 @@ static err add_json(struct file_out *out, json_t *value, const char *after)
     return e;
 }
 
+/* null for a state that a version before 6 forgot. */
 static json_t *json_of_digest(const struct store_blob *blob)
 {
     char text[DIGEST_TEXT_BYTES];
@@ -52,6 +56,7 @@ static json_t *json_of_digest(const struct store_blob *blob)
     return json_string(text);
 }
 
+/* A report that does not parse was damaged on the disk; its round is recorded without it. */
 static json_t *json_of_round(const struct store_round *r)
 {
     json_t *report = *r->report_json ? json_loads(r->report_json, JSON_DECODE_ANY, NULL) : NULL;
@@ -83,6 +88,7 @@ static err add_rounds(struct file_out *out, struct store *store, int64_t run)
     return ERR_NONE;
 }
 
+/* Streamed from one query: a run may have a billion of them. */
 static err add_updates(struct file_out *out, struct store *store, int64_t run)
 {
     struct db_query q = {0};
@@ -111,6 +117,7 @@ static err add_updates(struct file_out *out, struct store *store, int64_t run)
     return e;
 }
 
+/* A name has only letters, digits, dots, dashes and underscores, so it needs no quoting. */
 static err write_record(const char *dir, struct store *store, const struct store_run *run)
 {
     char path[LIMIT_PATH_BYTES], head[512];

@@ -252,7 +252,7 @@ Test(retention, operators_read_in_pages)
     begin("");
     finish("r");
     for (int i = 0; i < 4; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "x%d", i);
         create(name);
     }

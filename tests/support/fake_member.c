@@ -482,20 +482,6 @@ err fake_reports(size_t *made, size_t *skipped, struct fake_member *admin, const
     return err_make(ERR_MACHINE, "run %s: its last round has no report after 10 s", run);
 }
 
-err fake_events(size_t *count, struct fake_member *admin, const char *run, const char *event)
-{
-    Fedlora__V1__WatchRequest request = FEDLORA__V1__WATCH_REQUEST__INIT;
-    Fedlora__V1__WatchReply *reply = NULL;
-    request.run = (char *)(uintptr_t)run;
-    TRY(call(&reply, admin, RPC_PATH_ADMIN(watch_run), &request.base,
-             &fedlora__v1__watch_reply__descriptor));
-    *count = 0;
-    for (size_t i = 0; i < reply->n_events; i++)
-        *count += !strcmp(reply->events[i]->event, event);
-    message_free(reply);
-    return ERR_NONE;
-}
-
 err fake_call(struct fake_member *admin, const char *path, const ProtobufCMessage *request)
 {
     Fedlora__V1__RunStatus *status = NULL;

@@ -95,8 +95,6 @@ err fake_list(Fedlora__V1__ListRunsReply **page, struct fake_member *admin, uint
 /* Waits until the last round of a finished run has its report: how many rounds have one, and how
  * many were skipped. */
 err fake_reports(size_t *made, size_t *skipped, struct fake_member *admin, const char *run);
-/* The number of events of this name among the first 256 of the run. */
-err fake_events(size_t *count, struct fake_member *admin, const char *run, const char *event);
 err fake_command(struct fake_member *admin, const char *path, const char *run);
 /* Any call that is answered with a run's status. */
 err fake_call(struct fake_member *admin, const char *path, const ProtobufCMessage *request);
