@@ -109,6 +109,13 @@ has_source() { # NAME: of a program; old build folders hold programs whose sourc
   esac
 }
 
+# A test whose first comment says "Release only" and why: the sanitizers would need minutes for it.
+release_only() { # PRESET NAME SOURCE...
+  [ "$1" != release ] && [ "$1" != debug ] && grep -qs 'Release only:' "${@:3}" || return 1
+  skipped=$((skipped + 1))
+  printf '%-9s %-40s skipped: release only\n' "$1" "$2"
+}
+
 # The order in which the CPU runs the threads of CUDA kernels (tests/cuda_on_cpu/shim.h): in release all four, whose
 # results must have the same bits; else one order, with asynchronous copies as late, or as early, as they can be.
 choose_schedule() { # PRESET NAME
@@ -254,14 +261,14 @@ for preset in "${presets[@]}"; do
     [ -e "$script" ] && wanted "$(basename "$script")" || continue
     case "$preset $script" in race*/cuda_plants.sh) ;; race*) continue ;; esac
     if [ $list = yes ]; then echo "$preset $(basename "$script")"; continue; fi
-    start run_plain "$preset" "$(basename "$script")" bash "$script"
+    release_only "$preset" "$(basename "$script")" "$script" || start run_plain "$preset" "$(basename "$script")" bash "$script"
   done
   while IFS= read -r program; do
     [ -n "$program" ] || continue
     name=$(basename "$program")
     wanted "$name" && has_source "$name" || continue
     if [ $list = yes ]; then echo "$preset $name"; continue; fi
-    start test_program "$preset" "$program"
+    release_only "$preset" "$name" "tests/e2e/${name#test_e2e_}.c" || start test_program "$preset" "$program"
   done < <(find "build/$preset" -maxdepth 1 -type f -name 'test_*' -executable | sort)
   await 1
 done

@@ -1,5 +1,7 @@
 /* A real Prometheus with Alertmanager that watches a real fedlorad process: exactly the alerts of
- * what is wrong arrive. */
+ * what is wrong arrive.
+ *
+ * Release only: long, and its code is tested under the sanitizers elsewhere. */
 #include "base/file.h"
 #include "base/text.h"
 #include "tests/support/http_port.h"

@@ -3,7 +3,9 @@
  * restores are killed at random moments.
  *
  * FEDLORA_BACKUPS=100 FEDLORA_ROUNDS=400 makes the long form (docs/operating.md); without them it
- * is short. */
+ * is short.
+ *
+ * Release only: long, and its code is tested under the sanitizers elsewhere. */
 #include "base/file.h"
 #include "base/rng.h"
 #include "base/text.h"

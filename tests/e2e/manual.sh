@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Manual pages and completions: each option of each command is in its page and in the script for bash, the pages are
 # correct for groff and mandoc, and bash, zsh and fish complete with the scripts. Shells that are missing are left out.
+# Release only: the programs are tested under the sanitizers elsewhere.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"

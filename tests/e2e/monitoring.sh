@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The files made from the tables of metrics and alerts are those of the repository, every alert has a test in
 # tests/support/alerts_test.yml, and Prometheus' own tool accepts and runs both.
+# Release only: the programs are tested under the sanitizers elsewhere.
 set -uo pipefail
 . "$(dirname "$0")/../support/e2e.sh"
 cd "$root"

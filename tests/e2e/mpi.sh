@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # fedlora-mpi: a simulation has the same state for any number of ranks, continues after a rank was lost, and names the
 # rank whose base is another one.
+# Release only: simulate.sh runs the same code under the sanitizers.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The Debian packages of this build: lintian finds no error, every file is where an administrator looks for it, the units
 # are correct and hardened, and the unpacked coordinator accepts the packaged configuration.
+# Release only: the programs are tested under the sanitizers elsewhere.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"

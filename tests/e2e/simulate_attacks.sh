@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # fedlora simulate with faulty members: changed updates, wrong answers, updates that are refused, and members that never
 # come back.
+# Release only: simulate.sh runs the same code under the sanitizers.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # fedlora simulate: the members of a round. Cohorts, late updates and their weights, devices that are not always on.
+# Release only: simulate.sh runs the same code under the sanitizers.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # fedlora simulate plan: its bytes and times equal what a simulation of the same options reports, for every method and
 # with slow, late and lost clients; the table, JSON, and refusals.
+# Release only: simulate.sh runs the same code under the sanitizers.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"

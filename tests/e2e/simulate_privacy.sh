@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # fedlora simulate with privacy: the simulated ledgers replay to the epsilon that was planned, say that they are
 # simulated, and are kept apart from real ones; crashes, interruptions, and the end of a budget.
+# Release only: simulate.sh runs the same code under the sanitizers.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"

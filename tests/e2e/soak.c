@@ -3,7 +3,9 @@
  * idle coordinator must be idle. Prints what it has measured.
  *
  * FEDLORA_RUNS=100 FEDLORA_ROUNDS=50 FEDLORA_IDLE_S=60 makes the long form; without them it is
- * short. */
+ * short.
+ *
+ * Release only: long, and its code is tested under the sanitizers elsewhere. */
 #include "base/file.h"
 #include "base/text.h"
 #include "tests/support/three_members.h"

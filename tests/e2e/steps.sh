@@ -2,6 +2,7 @@
 # Counts what people type from clean hosts to the first published state of a federation of three institutions, and after
 # that: add, revoke, renew, back up. Four hosts are four network namespaces, each with an /etc and a /var/lib of its own, in
 # which the Debian packages are unpacked and the commands of docs/operator.md and docs/hospital.md are typed.
+# Release only: the programs are tested under the sanitizers elsewhere.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A sweep of fedlora simulate: a product of lists with settings for some cells, resume of what is missing, cells that
 # fail or stop early, single cells in processes at the same time, and the report from files alone.
+# Release only: simulate.sh runs the same code under the sanitizers.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"

@@ -2,6 +2,7 @@
 # An older coordinator and older members are replaced in the middle of a run, which ends with the bytes it has without
 # that; the older fedlorad refuses the new store, and goes on from the copy that the upgrade kept (docs/operating.md).
 # Needs a build of an older version: FEDLORA_OLD_BUILD_DIR=/path/to/older/build/release
+# Release only: the programs are tested under the sanitizers elsewhere.
 set -euo pipefail
 # shellcheck source=tests/support/e2e.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../support/e2e.sh"
