@@ -47,6 +47,7 @@ const struct alerts_row alerts_rows[] = {
 };
 const size_t alerts_count = sizeof alerts_rows / sizeof *alerts_rows;
 
+/* The texts hold no quote ', see above, so they need no escaping. */
 err alerts_rules(struct bytes *out)
 {
     TRY(bytes_printf(out,

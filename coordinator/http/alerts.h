@@ -1,5 +1,5 @@
-/* Alerts for Prometheus on the metrics of a coordinator: one table, from which the file of rules and
- * the list in docs/monitoring.md are made. Pure. */
+/* Alerts for Prometheus on the metrics of a coordinator: one table, from which the file of rules
+ * and the list in docs/monitoring.md are made. Pure. */
 #ifndef COORDINATOR_ALERTS_H
 #define COORDINATOR_ALERTS_H
 

@@ -10,11 +10,13 @@
 /* Grafana's grid has 24 columns. */
 enum { COLUMNS = 3, WIDTH = 24 / COLUMNS, HEIGHT = 8, SCHEMA = 38 };
 
+/* A new object for each use, because an object that is put into another one belongs to it. */
 static json_t *source(void)
 {
     return json_pack("{s:s, s:s}", "type", "prometheus", "uid", "${source}");
 }
 
+/* Three panels in a row, in the order of the table. */
 static json_t *panel_of(const struct metrics_row *row, int n)
 {
     json_t *target = json_pack("{s:s, s:s, s:s, s:o}", "expr", row->query, "legendFormat",

@@ -111,7 +111,8 @@ static void look_certificates(struct facts *f, const struct config *c)
     fails(f, FACTS_CERTIFICATE, text);
 }
 
-/* Without an answer of the store the last backup is not known, which the check of the store names. */
+/* Without an answer of the store the last backup is not known, which the check of the store
+ * names. */
 static void look_backup(struct facts *f, struct store *store)
 {
     struct arena arena = {0};

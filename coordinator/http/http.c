@@ -81,6 +81,8 @@ static struct answer not_ready(enum facts_check check, const char *says)
     return (struct answer){a.code, json, (const char *)t->text.data, t};
 }
 
+/* A page that is older than the loop's last turns says nothing: a loop that hangs must not look
+ * ready because it was so before. */
 static struct answer answer_ready(struct http *h)
 {
     enum http_phase phase;
@@ -107,6 +109,7 @@ static struct answer answer_page(struct http *h, enum http_page page, const char
                phase == HTTP_STARTING ? "the coordinator starts\n" : "no answer, try again\n");
 }
 
+/* Exact paths: a query or a folder has no meaning here. */
 static struct answer answer_path(struct http *h, const char *path)
 {
     if (!strcmp(path, "/healthz")) return answer_health(h);
@@ -151,6 +154,7 @@ static enum MHD_Result respond(void *context, struct MHD_Connection *connection,
     struct http *h = context;
     (void)version, (void)data, (void)request;
     struct answer a = say(MHD_HTTP_METHOD_NOT_ALLOWED, "these pages can only be read\n");
+    /* A body is refused before it is read. */
     if (*size == 0 && (!strcmp(method, "GET") || !strcmp(method, "HEAD"))) a = answer_path(h, path);
     /* libmicrohttpd does not change the text, although its type would allow it to. */
     void *text = (void *)(uintptr_t)a.text;
@@ -261,6 +265,7 @@ int http_port(const struct http *h)
     return h ? h->port : 0;
 }
 
+/* The watch over old connections is here because the loop turns at least twice a second. */
 void http_turn(struct http *h, struct serve *s)
 {
     if (!h) return;

@@ -15,6 +15,7 @@ enum {
     CACHE_SIZES_MS = 60 * 1000,
 };
 
+/* The loop replaces a page while other threads may still send the old one. */
 void http_text_release(struct http_text *t)
 {
     if (!t || atomic_fetch_sub(&t->users, 1) > 1) return;
@@ -37,6 +38,7 @@ err http_cache_open(struct http_cache *c, const struct config *config)
     return code ? err_sys(code, "the pages for monitoring") : ERR_NONE;
 }
 
+/* libmicrohttpd has ended its threads, so nobody holds the lock. */
 void http_cache_close(struct http_cache *c)
 {
     for (int i = 0; i < HTTP_PAGES; i++)
@@ -47,6 +49,7 @@ void http_cache_close(struct http_cache *c)
 
 /* ---- loop thread */
 
+/* Each page is made by a function that knows nothing of threads. */
 static err fill(struct bytes *out, enum http_page page, const struct facts *f)
 {
     switch (page) {
@@ -105,6 +108,7 @@ void http_cache_turn(struct http_cache *c, struct serve *s)
     uint64_t now = text_now_ms();
     struct store_sizes sizes;
     pthread_mutex_lock(&c->lock);
+    /* The first turn: recovery is done and runs are loaded. */
     if (c->phase == HTTP_STARTING) c->started_ms = text_wall_ms();
     c->phase = HTTP_RUNNING;
     c->serve = s;
@@ -144,6 +148,7 @@ static void measure(struct http_cache *c)
     if (due) c->is_sizing = true;
     pthread_mutex_unlock(&c->lock);
     if (!due) return;
+    /* Without the lock: the loop and other readers do not wait for the store. */
     err e = store_sizes(&sizes, &c->place);
     pthread_mutex_lock(&c->lock);
     if (!err_is(e)) {
@@ -175,6 +180,8 @@ static void wait_for(struct http_cache *c, enum http_page page)
         if (pthread_cond_timedwait(&c->made, &c->lock, &until) == ETIMEDOUT) return;
 }
 
+/* A reader that comes within a second gets the same page as the one before, so a hundred readers
+ * cost the loop as much as one. */
 struct http_text *http_cache_get(struct http_cache *c, enum http_page page, enum http_phase *phase)
 {
     struct http_text *text = NULL;

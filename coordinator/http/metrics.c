@@ -14,6 +14,8 @@ const char *metrics_kind_name(enum metrics_kind kind)
     return name[kind];
 }
 
+/* Names of runs and members are letters and digits, but a reason or a version may be anything, so
+ * all values are escaped. */
 static err labels(struct bytes *out, const struct metrics_row *row, const char *const *value)
 {
     for (size_t i = 0; row->label[i]; i++) {
@@ -35,6 +37,7 @@ err metrics_sample(struct metrics_out *out, double value, const char *const *lab
 
 /* ---- the runs and members with series of their own */
 
+/* An open run never loses its series to one that is over. */
 static err choose_runs(struct metrics_out *out, const struct serve *s, struct arena *arena)
 {
     size_t over = 0, newest = 0;
@@ -50,6 +53,7 @@ static err choose_runs(struct metrics_out *out, const struct serve *s, struct ar
     return ERR_NONE;
 }
 
+/* By name and not by their last call, so that the same members have series in each scrape. */
 static err choose_members(struct metrics_out *out, const struct serve *s, struct arena *arena)
 {
     const struct option_list *all = &s->config->allowed;
@@ -60,6 +64,8 @@ static err choose_members(struct metrics_out *out, const struct serve *s, struct
     return ERR_NONE;
 }
 
+/* HELP and TYPE stand also where a metric has no sample now, so that a reader sees what there could
+ * be. */
 static err write_rows(struct metrics_out *out, const struct facts *f)
 {
     for (size_t i = 0; i < metrics_count; i++) {
@@ -72,6 +78,8 @@ static err write_rows(struct metrics_out *out, const struct facts *f)
     return ERR_NONE;
 }
 
+/* The lists are chosen once, because every row must show the same runs: series of one run are
+ * joined in alerts. */
 err metrics_write(struct bytes *out, const struct facts *f)
 {
     struct arena arena = {0};
@@ -85,6 +93,7 @@ out:
     return e;
 }
 
+/* In the order of the table, which groups what belongs together. */
 err metrics_doc(struct bytes *out)
 {
     TRY(bytes_printf(out, "| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n"));

@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+/* Of all runs, not only those with series of their own. */
 err metrics_read_runs(struct metrics_out *out, const struct facts *f)
 {
     size_t count[ROUND_PHASES] = {0};
@@ -34,6 +35,7 @@ err metrics_read_phase(struct metrics_out *out, const struct facts *f)
     return ERR_NONE;
 }
 
+/* Small functions instead of offsets, because most figures are computed. */
 static double round_of(const struct run *run)
 {
     return round_under_way(&run->round);
@@ -105,6 +107,7 @@ err metrics_read_loss(struct metrics_out *out, const struct facts *f)
     return each_run(out, loss_of, true);
 }
 
+/* A run without privacy has no budget, which is not a budget of 0. */
 static double budget_of(const struct run *run)
 {
     return run->config->privacy ? run->config->privacy->epsilon : NAN;
@@ -148,6 +151,8 @@ static double published_of(const struct run *run)
 {
     return run->round.published;
 }
+/* A run that moves to "other" takes its rounds along, which looks like rounds closed at once; the
+ * sum over all series stays right. */
 err metrics_read_rounds_total(struct metrics_out *out, const struct facts *f)
 {
     double others = 0;
@@ -157,6 +162,7 @@ err metrics_read_rounds_total(struct metrics_out *out, const struct facts *f)
     return others > 0 ? METRICS_SAMPLE(out, others, "other") : ERR_NONE;
 }
 
+/* All three outcomes, so that the first refusal is an increase from 0. */
 static err updates_samples(struct metrics_out *out, const char *name, const uint64_t count[3])
 {
     TRY(METRICS_SAMPLE(out, count[0], name, "counted"));
@@ -164,6 +170,8 @@ static err updates_samples(struct metrics_out *out, const char *name, const uint
     return METRICS_SAMPLE(out, count[2], name, "refused");
 }
 
+/* Since the start of the coordinator: rates over a restart are what Prometheus makes of counters
+ * that begin again. */
 err metrics_read_updates(struct metrics_out *out, const struct facts *f)
 {
     uint64_t others[3] = {0};

@@ -8,6 +8,7 @@
 
 /* ---- the coordinator */
 
+/* Only the number in `version`, so that a query can group builds of one release. */
 err metrics_read_build(struct metrics_out *out, const struct facts *f)
 {
     char store[16];
@@ -51,8 +52,8 @@ err metrics_read_certificates(struct metrics_out *out, const struct facts *f)
 /* ---- members */
 
 /* A member that has never called counts from the start of the coordinator, so that one that never
- * comes is noticed. With a secret draw in whole minutes, because a member that trains calls at other
- * times than one that waits. */
+ * comes is noticed. With a secret draw in whole minutes, because a member that trains calls at
+ * other times than one that waits. */
 err metrics_read_seen(struct metrics_out *out, const struct facts *f)
 {
     uint64_t unit_ms = f->serve->tally.hides_calls ? 60000 : 1000;
@@ -109,6 +110,7 @@ err metrics_read_sent(struct metrics_out *out, const struct facts *f)
 
 /* ---- calls, store */
 
+/* A pair that has never occurred has no sample: all of them would be hundreds. */
 err metrics_read_calls(struct metrics_out *out, const struct facts *f)
 {
     const struct tally *t = &f->serve->tally;
@@ -146,7 +148,8 @@ err metrics_read_disk_errors(struct metrics_out *out, const struct facts *f)
     return METRICS_SAMPLE(out, trouble_disk_errors(f->serve->shop.troubles), NULL);
 }
 
-/* All kinds, also those at 0, so that an alert on one kind needs no special case for its absence. */
+/* All kinds, also those at 0, so that an alert on one kind needs no special case for its
+ * absence. */
 err metrics_read_troubles(struct metrics_out *out, const struct facts *f)
 {
     for (int i = 0; i < TROUBLE_KINDS; i++) {

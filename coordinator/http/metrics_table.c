@@ -2,6 +2,8 @@
 #include "coordinator/http/metrics_read.h"
 
 const struct metrics_row metrics_rows[] = {
+    /* A value of 1 with labels is the usual form for texts: `* on(instance) group_left(version)
+     * fedlora_build_info` adds the version to any other series. */
     {"fedlora_build_info",
      "Version of this coordinator; always 1.",
      METRICS_GAUGE,
@@ -29,6 +31,8 @@ const struct metrics_row metrics_rows[] = {
      "fedlora_ready",
      "{{instance}}",
      "short"},
+    /* Ends and last times are points in time and not ages, so that they stay right between two
+     * scrapes, and change only when something happens. */
     {"fedlora_certificate_not_after_seconds",
      "End of a certificate, Unix time (role ca, server, admin, client).",
      METRICS_GAUGE,
@@ -56,6 +60,8 @@ const struct metrics_row metrics_rows[] = {
      "fedlora_members",
      "{{state}}",
      "short"},
+    /* All phases have a sample, also at 0, but an open run has one for its own phase alone: 200
+     * runs with 8 phases each would be most of the page. */
     {"fedlora_runs",
      "Runs, by phase.",
      METRICS_GAUGE,
@@ -101,6 +107,7 @@ const struct metrics_row metrics_rows[] = {
      "time() - fedlora_run_progress_timestamp_seconds",
      "{{run}}",
      "s"},
+    /* A round that is late but has its quorum closes by itself, and is not overdue. */
     {"fedlora_run_round_overdue_seconds",
      "How long the deadline has passed without a quorum; 0 otherwise.",
      METRICS_GAUGE,
@@ -128,6 +135,7 @@ const struct metrics_row metrics_rows[] = {
      "fedlora_run_train_loss",
      "{{run}}",
      "short"},
+    /* Absolute values, so that a dashboard can show them beside the budget; the alert divides. */
     {"fedlora_run_epsilon",
      "Privacy spent, at the run's delta; of members' ledgers the largest.",
      METRICS_GAUGE,
@@ -155,6 +163,8 @@ const struct metrics_row metrics_rows[] = {
      "rate(fedlora_rounds_total[1h]) * 3600",
      "{{run}}",
      "short"},
+    /* An update that is refused when its round is combined was counted before, so outcomes do not
+     * add up to a total. */
     {"fedlora_updates_total",
      "Updates, by outcome (counted, late, refused); of runs with a secret draw the refused only.",
      METRICS_COUNTER,
@@ -191,6 +201,7 @@ const struct metrics_row metrics_rows[] = {
      "sum by (method, code) (rate(fedlora_calls_total{code!=\"OK\"}[5m]))",
      "{{method}} {{code}}",
      "ops"},
+    /* The log names addresses, at most once a minute for each; these count every one. */
     {"fedlora_handshakes_refused_total",
      "Connections ended before a call, by reason.",
      METRICS_COUNTER,
@@ -209,6 +220,7 @@ const struct metrics_row metrics_rows[] = {
      "fedlora_store_bytes",
      "{{kind}}",
      "bytes"},
+    /* Less the reserve, because at 0 uploads wait although the disk has room. */
     {"fedlora_store_free_bytes",
      "Free bytes of the store's disk, less the reserve.",
      METRICS_GAUGE,

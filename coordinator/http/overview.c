@@ -119,6 +119,7 @@ static int member_order(const void *a, const void *b)
     return strcmp(x->id, y->id);
 }
 
+/* Looks at every member's last call, but at the runs of those that are shown only. */
 static err gather_members(struct overview *o, size_t most, struct arena *arena)
 {
     const struct serve *s = o->facts->serve;
@@ -159,6 +160,7 @@ static bool may_show(const struct serve *s, const struct store_recent_event *v)
            begins(v->event, "round.") || begins(v->event, "store.") || begins(v->event, "privacy.");
 }
 
+/* More are read than shown, because some may not be shown. */
 static err gather_events(struct overview *o, struct arena *arena)
 {
     const struct serve *s = o->facts->serve;
@@ -181,6 +183,7 @@ static err gather_troubles(struct overview *o, struct arena *arena)
     return ERR_NONE;
 }
 
+/* Members come after runs, because a member's activity is that in one of the runs shown. */
 err overview_gather(struct overview *out, const struct facts *facts, size_t members_max,
                     struct arena *arena)
 {

@@ -100,6 +100,7 @@ static err day_time(struct bytes *out, uint64_t wall_ms)
 }
 
 /* The first bytes of a long text, cut between characters. */
+/* Before escaping, so that the cut never falls into "&lt;". */
 static err cut(struct bytes *out, const char *text, size_t most)
 {
     char part[512];
@@ -117,6 +118,7 @@ struct part {
     size_t until, shown, left;
 };
 
+/* `most`: bytes that the rows may take, from the present end of the page on. */
 static struct part part_open(struct bytes *out, size_t most)
 {
     return (struct part){.out = out, .row = {.max = ROW_BYTES_MAX}, .until = out->size + most};
@@ -135,6 +137,7 @@ static err part_add(struct part *p, err made)
     return e;
 }
 
+/* `all`: rows that there are, also those that were not gathered. */
 static err part_close(struct part *p, size_t all, const char *how)
 {
     bytes_close(&p->row);
@@ -285,6 +288,7 @@ static err write_member(struct bytes *out, const struct overview_member *m, uint
     return bytes_printf(out, "</small>");
 }
 
+/* Those that are away come first and are never left out for ones that are well. */
 static err write_members(struct bytes *out, const struct overview *o)
 {
     TRY(bytes_printf(out,
@@ -318,6 +322,7 @@ static err write_event(struct bytes *out, const struct store_recent_event *v)
     return cut(out, v->text, TEXT_SHOWN);
 }
 
+/* The number left out is not written, because older events are always left out. */
 static err write_events(struct bytes *out, const struct overview *o)
 {
     TRY(bytes_printf(out, "<h2>Newest events</h2><table><thead><tr><th>Time (UTC)<th>Run<th>Event"
@@ -342,6 +347,7 @@ static err write_ended(struct bytes *out, const struct run *run)
                         round_phase_name(round_phase(&run->round)), run->round.published, hex);
 }
 
+/* Nothing at all while no run is over, so that a new federation's page is short. */
 static err write_over(struct bytes *out, const struct overview *o)
 {
     if (!o->overs_all) return ERR_NONE;
@@ -358,6 +364,8 @@ static err write_over(struct bytes *out, const struct overview *o)
     return err_is(e) ? e : closed;
 }
 
+/* In the order in which an operator asks: is it well, is there anything to do, how far are the
+ * runs, which members are there, and what has happened. */
 err overview_html(struct bytes *out, const struct facts *facts)
 {
     struct arena arena = {0};

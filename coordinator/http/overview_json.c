@@ -18,6 +18,7 @@ static json_t *text(const char *value)
     return json_string(tame);
 }
 
+/* JSON has no NaN; a figure that is not known is null. */
 static json_t *number(double value)
 {
     return isfinite(value) ? json_real(value) : json_null();
@@ -44,6 +45,7 @@ static json_t *round_json(const struct overview_run *r, size_t i)
     return o;
 }
 
+/* A phase or a sentence has the same text as in `fedlora run status`. */
 static json_t *run_json(const struct overview_run *r)
 {
     const struct run *run = r->run;
@@ -87,6 +89,7 @@ static json_t *member_json(const struct overview_member *m)
     return o;
 }
 
+/* Empty texts stay, so that every event has the same members. */
 static json_t *event_json(const struct store_recent_event *v)
 {
     return json_pack("{s:I, s:i, s:o, s:o, s:o, s:o}", "time_ms", (json_int_t)v->wall_ms, "round",
@@ -140,6 +143,7 @@ static json_t *all_json(const struct overview *o)
     return all;
 }
 
+/* Packed from a copy of everything, so an error leaves no half document. */
 err overview_json(struct bytes *out, const struct facts *facts)
 {
     struct arena arena = {0};

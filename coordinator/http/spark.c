@@ -9,6 +9,7 @@ struct scale {
     size_t count; /* of values on the x axis */
 };
 
+/* One scale for both lines, so that the gap between training and evaluation can be seen. */
 static void widen(struct scale *s, const double *value, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -41,6 +42,8 @@ static double newest(const double *value, size_t count)
     return count ? value[count - 1] : NAN;
 }
 
+/* The words beside the picture are the newest values; the label has the range, for those who cannot
+ * see it. */
 err spark_write(struct bytes *out, const struct spark *k)
 {
     struct scale s = {.least = INFINITY, .most = -INFINITY, .count = k->count};

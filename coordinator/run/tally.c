@@ -40,6 +40,7 @@ const struct tally_member *tally_find(const struct tally *t, const char *id)
     return t && find(&at, t, id) ? t->member[at] : NULL;
 }
 
+/* Doubles, so that ten thousand members cost a dozen copies. */
 static bool grow(struct tally *t)
 {
     size_t places = t->places ? 2 * t->places : 64;
@@ -100,6 +101,7 @@ void tally_hide(struct tally *t, bool hides_calls)
     if (t) t->hides_calls = hides_calls;
 }
 
+/* Counts a round in one bucket; the page adds them up, as Prometheus wants buckets. */
 void tally_aggregate(struct tally *t, uint64_t took_ms)
 {
     size_t i = 0;
@@ -112,6 +114,7 @@ void tally_aggregate(struct tally *t, uint64_t took_ms)
     t->aggregate_s += seconds;
 }
 
+/* Relaxed: the counter orders nothing else. */
 void tally_refused(struct tally *t, enum rpc_refusal refusal)
 {
     if (t) atomic_fetch_add_explicit(&t->refused[refusal], 1, memory_order_relaxed);
