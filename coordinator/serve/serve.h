@@ -35,7 +35,7 @@ struct serve_watch {
     uint64_t log_lost;         /* lines, when it was looked at last */
     uint64_t next_backup_ms;   /* serve_backup.c */
     int64_t backup;            /* the newest one that was seen */
-    int64_t days_said;         /* of the own certificate; 0: none */
+    int64_t expiry_looked_s;   /* serve_expiry.c: wall clock; 0: not yet */
     uint64_t next_keep_ms;     /* serve_retain.c: the next sweep of the store */
 };
 

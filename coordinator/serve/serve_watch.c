@@ -4,6 +4,7 @@
 #include "coordinator/serve/serve.h"
 
 #include "base/text.h"
+#include "coordinator/serve/serve_expiry.h"
 #include "coordinator/store/room.h"
 #include "coordinator/store/spool.h"
 
@@ -106,20 +107,6 @@ static void watch_log(struct serve *s, uint64_t now)
     s->watch.log_lost = lost;
 }
 
-/* One line at each of these, besides the trouble from RPC_CERTIFICATE_DAYS on, because a line that
- * was months ago is overlooked. A certificate of a short life begins below some of them. */
-static void say_days(struct serve *s, int64_t days)
-{
-    static const int64_t at[] = {1, 7, 30};
-    int64_t reached = 0;
-    for (size_t i = 0; i < sizeof at / sizeof *at && !reached; i++)
-        if (days < at[i]) reached = at[i];
-    if (reached && (!s->watch.days_said || reached < s->watch.days_said))
-        LOG(LOG_WARN, "certificate.days_left", LOG_STR("cert", s->config->cert),
-            LOG_INT("days", days));
-    s->watch.days_said = reached;
-}
-
 static void watch_certificate(struct serve *s, uint64_t now)
 {
     const struct config *c = s->config;
@@ -128,7 +115,7 @@ static void watch_certificate(struct serve *s, uint64_t now)
     if (now < s->watch.next_certificate_ms) return;
     s->watch.next_certificate_ms = now + WATCH_CERTIFICATE_MS;
     err e = rpc_tls_check(c->ca, c->cert, c->key, true, &days);
-    if (!err_is(e)) say_days(s, days);
+    serve_expiry_look(s);
     if (!err_is(e) && days >= RPC_CERTIFICATE_DAYS) {
         trouble_end(s->shop.troubles, TROUBLE_CERTIFICATE_ENDS, NULL, NULL, now);
         return;
