@@ -85,6 +85,13 @@ doctor north >"$work/said" 2>&1 || fail_with "$work/said" "the new member cannot
 # An answer that was lost: the same key gets the same certificate; another key gets nothing.
 serial=$(serial_of "$work/north/member.pem")
 enroll "$north" north >"$work/said"
+grep -q "has already enrolled" "$work/said" || fail_with "$work/said" "a complete enrolment was repeated"
+umask 077
+(grep ^Token: "$work/north/member.pem" && openssl pkey -in "$work/north/member.pem") >"$work/north/enroll.key"
+umask 022
+rm "$work/north/member.pem"
+enroll "$north" north >"$work/said"
+grep -q "^enrolled north" "$work/said" || fail_with "$work/said" "the answer was not asked for again"
 [ "$(serial_of "$work/north/member.pem")" = "$serial" ] || fail "the same token and key gave another certificate"
 expect_refusal 3 "this request is for key" enroll "$north" thief
 expect_refusal 3 "is for north, not for nort" enroll "${north/:north:/:nort:}" thief

@@ -26,9 +26,12 @@ begin() {
     enroll "$id" "$1"
     take_part "$id" "$1"
   done
-  admin create r --members ann,bob --base-digest "$digest" --targets q,v --batch 4 --seq 32 --lr 1e-3 --seed 1 \
-    --precision f32 --rank 2 --alpha 4 --rounds 50000 --method fedit --steps 4 >>"$work/admin.log" 2>&1 ||
-    fail_with "$work/admin.log" "create"
+  create r 50000
+}
+create() { # NAME ROUNDS
+  admin create "$1" --members ann,bob --base-digest "$digest" --targets q,v --batch 4 --seq 32 --lr 1e-3 --seed 1 \
+    --precision f32 --rank 2 --alpha 4 --rounds "$2" --method fedit --steps 4 >>"$work/admin.log" 2>&1 ||
+    fail_with "$work/admin.log" "create $1"
 }
 # enroll ID DIR: by a new token; an identity that is there is replaced.
 enroll() {
@@ -41,7 +44,8 @@ take_part() {
   spawn "$2/$1.log" "$programs/fedlora" join --stay --config "$2/$1/client.ini" --work "$2/$1/work" --threads 1 \
     --base "$work/base" --data "$work/$1.jsonl" --precision f32
 }
-field_of_run() { admin status r --json 2>>"$work/admin.log" | report field "$1"; }
+run=r
+field_of_run() { admin status "$run" --json 2>>"$work/admin.log" | report field "$1"; }
 renewed() { grep -c "$1's certificate was renewed; it ends" "$work/short/$1.log" || true; }
 # within SECONDS LOG CONDITION...: waits for it.
 within() {
@@ -60,7 +64,7 @@ has_finished() { [ "$(field_of_run phase)" = finished ]; }
 begin "$work/long" 86400
 port_long=$port coordinator_long=$coordinator
 begin "$work/short" "$life"
-port_short=$port
+port_short=$port bob=$last_child
 key=$(openssl pkey -in "$work/short/ann/member.pem" -pubout)
 within $((life * (renewals + 3) + 30)) "$work/short/ann.log" has_renewed
 [ "$key" != "$(openssl pkey -in "$work/short/ann/member.pem" -pubout)" ] || fail "the new certificate is of the old key"
@@ -90,11 +94,20 @@ kill -TERM "$coordinator_long"
 
 # The coordinator is away for longer than a certificate lives. Only another token helps.
 stop_coordinator
+kill -TERM "$bob"
 sleep $((life + 1))
 start_coordinator "$work/short"
+take_part bob "$work/short" # a machine that was off for so long
+bob=$last_child
+within 10 "$work/short/bob.log" said "s ago; run: fedlora enroll TOKEN" "$work/short/bob.log"
+alive "$bob" || fail_with "$work/short/bob.log" "join --stay ended for a certificate that has ended"
 within 30 "$work/short/ann.log" said "s ago; run: fedlora enroll TOKEN" "$work/short/ann.log"
 [ "$(grep -c "ago; run: fedlora enroll TOKEN" "$work/short/ann.log")" -eq 1 ] || fail_with "$work/short/ann.log" "said twice"
 enroll ann "$work/short"
 before=$(grep -c "the certificate was renewed; connecting again" "$work/short/ann.log" || true)
 within 30 "$work/short/ann.log" eval '[ "$(grep -c "the certificate was renewed; connecting again" "$work/short/ann.log")" -gt "$before" ]'
+enroll bob "$work/short"
+create r2 1
+run=r2
+within 60 "$work/short/bob.log" has_finished
 echo "$renewals renewals of $life s each in $((last + 2)) rounds; an ended certificate was replaced"

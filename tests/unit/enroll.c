@@ -209,6 +209,19 @@ Test(enroll, an_interrupted_replacement_leaves_the_old_pair)
     cr_expect(!shell("cmp before home/member.pem"));
 }
 
+/* The folder of a package belongs to the user of the service. */
+Test(enroll, gives_files_of_root_to_the_owner_of_the_folder)
+{
+    struct digest key;
+    struct stat st;
+    if (geteuid() != 0) cr_skip_test("only root can give files away");
+    cr_assert(shell("mkdir home && chown 65534 home"));
+    ok(enroll_request(&key, home, path_of("north.csr"), false));
+    cr_assert_eq(stat(path_of("home/enroll.key"), &st), 0);
+    cr_expect_eq(st.st_uid, 65534);
+    cr_expect_eq(st.st_mode & 0777, 0600);
+}
+
 Test(enroll, takes_notes_only_from_the_head_of_a_file)
 {
     char note[IDENTITY_NOTE_BYTES] = "untouched";
