@@ -162,8 +162,8 @@ static err check_new(struct run_shop *shop, Fedlora__V1__RunConfig *config,
     for (size_t i = 0; i < config->n_members; i++)
         if (!config_allows(shop->config, config->members[i]->id))
             return err_make(ERR_INPUT,
-                            "member %s is not listed in the coordinator's federation.members",
-                            config->members[i]->id);
+                            "member %s is not known here: fedlora token create %s invites it",
+                            config->members[i]->id, config->members[i]->id);
     if (config->frozen_digest.len == 0) return ERR_NONE;
     memcpy(frozen->digest.byte, config->frozen_digest.data, DIGEST_BYTES);
     TRY(store_blob_known(&known, shop->store, &frozen->digest));

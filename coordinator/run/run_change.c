@@ -296,7 +296,7 @@ static err check_added(const struct run *run, const run_config_t *c, const char 
     const struct method *method = run->method;
     if (!config_allows(run->shop->config, id))
         return err_make(ERR_INPUT,
-                        "member %s is not listed in the coordinator's federation.members", id);
+                        "member %s is not known here: fedlora token create %s invites it", id, id);
     if (method->keeps && run->round.published)
         return err_make(ERR_INPUT,
                         "method %s: each member has kept factors of its own since round 1, which a "
@@ -455,8 +455,8 @@ void run_members_allowed(struct run *run)
         if (gone == m->gone) continue;
         struct store_event event = {
             .event = gone ? "member.removed" : "member.returned",
-            .text = gone ? "the coordinator's federation.members does not list it any more"
-                         : "the coordinator's federation.members lists it again",
+            .text = gone ? "it was revoked, or is not in federation.members any more"
+                         : "it is a member of the federation again",
             .round = round_under_way(&run->round),
             .member = m->id};
         LOG(LOG_WARN, event.event, LOG_STR("run", run->config->name), LOG_STR("member", m->id));

@@ -196,6 +196,7 @@ static void fill(struct serve_identity *out, const struct store_identity *row,
     snprintf(out->id, sizeof out->id, "%s", row->who.id);
     snprintf(out->address, sizeof out->address, "%s", row->address);
     snprintf(out->software, sizeof out->software, "%s", row->software);
+    out->cut_off = was && was->cut_off;
     if (!was || !was->fresh) return;
     out->fresh = true;
     out->seen_ms = was->seen_ms;
@@ -241,16 +242,21 @@ static err load_rows(struct serve *s, struct arena *arena)
  * peers connect again at once. */
 static void cut_off(struct serve *s)
 {
-    const struct serve_identities *all = &s->identities;
+    struct serve_identities *all = &s->identities;
     for (size_t i = 0; i < all->count; i++) {
-        const struct serve_identity *who = &all->row[i];
+        struct serve_identity *who = &all->row[i];
         bool in = who->role == RPC_ADMIN ? config_allows_admin(s->config, who->id)
                                          : config_allows(s->config, who->id);
-        if (in && !who->revoked) continue;
+        bool allowed = in && !who->revoked;
+        if (allowed || who->cut_off) {
+            who->cut_off = !allowed;
+            continue;
+        }
         err e = rpc_server_drop(s->server, who->role, who->id);
         if (err_is(e))
             LOG(LOG_ERROR, "member.not_cut_off", LOG_STR("member", who->id),
                 LOG_STR("error", e.text));
+        who->cut_off = !err_is(e);
     }
 }
 

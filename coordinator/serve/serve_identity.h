@@ -19,6 +19,7 @@ struct serve_identity {
     enum rpc_role role;
     char id[LIMIT_NAME_BYTES];
     bool revoked, recorded;
+    bool cut_off;     /* its connections were ended since it was revoked or removed */
     bool fresh;       /* what follows is newer than in the store */
     uint64_t seen_ms; /* wall clock; 0: it has not called */
     char address[RPC_ADDRESS_BYTES], software[SERVE_SOFTWARE_BYTES];

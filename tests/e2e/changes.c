@@ -150,7 +150,7 @@ static void refuse_changes(void)
     refused(change_member(RPC_PATH_ADMIN(add_member), "m1", 0), ERR_REFUSED,
             "m1 is a member already");
     refused(change_member(RPC_PATH_ADMIN(add_member), "stranger", 0), ERR_REFUSED,
-            "member stranger is not listed");
+            "member stranger is not known here");
     refused(change_member(RPC_PATH_ADMIN(drop_member), "m7", 0), ERR_REFUSED,
             "m7 is not a member of run r");
 }

@@ -111,7 +111,7 @@ static bool waits_for(const char *id)
 Test(revoked, is_not_waited_for_unless_the_operator_says_so)
 {
     struct fake_member m[3];
-    char id[8];
+    char id[16];
     begin("");
     ok(create_run("flora", 0));
     for (int i = 0; i < 3; i++) {
