@@ -192,7 +192,7 @@ static err check_signature(const json_t *document, const char *path, const uint8
     return ERR_NONE;
 }
 
-/* Another text of the same values (0.1 for 0.10000000000000001) was not written by a coordinator. */
+/* Another text of the same values (0.1 for 0.10000000000000001) is not from a coordinator. */
 static err check_form(const json_t *document, const struct file_map *map, const char *path)
 {
     struct bytes text = {.max = MANIFEST_BYTES_MAX};

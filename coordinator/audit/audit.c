@@ -1,11 +1,10 @@
-#include "coordinator/audit/audit.h"
+#include "coordinator/audit/audit_parts.h"
 
 #include "base/file.h"
 #include "base/text.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -17,36 +16,10 @@ enum {
     HEAD_MS = 60 * 60 * 1000,
     STEP_MS = 2000, /* a clock that moves more than this against the monotonic one was set */
     DENIED_MS = 1000,
-    DENIED_TEXT_BYTES = 256,
 };
 
 uint64_t (*audit_wall_ms)(void) = text_wall_ms;
 uint64_t (*audit_now_ms)(void) = text_now_ms;
-
-/* Denials since the last line about one; the first of them is described. */
-struct denied {
-    pthread_mutex_t mutex;
-    uint64_t count, written_ms; /* written_ms 0: never */
-    struct rpc_peer peer;
-    char what[DENIED_TEXT_BYTES], why[DENIED_TEXT_BYTES];
-};
-
-struct audit {
-    char dir[LIMIT_PATH_BYTES];
-    struct ledger_key key;
-    int fd;                           /* of the newest file; -1: none */
-    char file[AUDIT_LINE_FILE_BYTES]; /* its name; "" before the first line */
-    uint64_t size, reserved;          /* durable bytes of it; reserved on the disk */
-    bool torn;                        /* a write has failed: the file may be longer than `size` */
-    struct audit_line_head head;      /* of the last line, durable or pending */
-    uint64_t signed_seq;              /* of the last signed head */
-    uint64_t signed_ms;
-    struct bytes pending, next; /* lines for `file`, and lines for next_file */
-    char next_file[AUDIT_LINE_FILE_BYTES];
-    uint64_t lost;              /* lines that did not fit into memory */
-    uint64_t wall_ms, clock_ms; /* both clocks, when they were compared last */
-    struct denied denied;
-};
 
 /* ---- lines ---- */
 
@@ -412,90 +385,4 @@ struct audit_line_head audit_head(const struct audit *a)
 const struct ledger_key *audit_key(const struct audit *a)
 {
     return a ? &a->key : NULL;
-}
-
-/* ---- reading ---- */
-
-/* The file to read: the one of the place, or for a zeroed place the newest that may have a line of
- * that time. *at: its index; `count` if there is none. */
-static err find_file(size_t *at, const struct audit_place *place,
-                     char (*file)[AUDIT_LINE_FILE_BYTES], size_t count, uint64_t since_ms)
-{
-    char since[AUDIT_LINE_FILE_BYTES];
-    size_t n = 0;
-    if (*place->file) {
-        while (n < count && strcmp(file[n], place->file) != 0)
-            n++;
-        if (n == count)
-            return err_make(ERR_INPUT, "the audit log has no file \"%.15s\"", place->file);
-    } else {
-        audit_line_file(since, since_ms);
-        while (n + 1 < count && strcmp(file[n + 1], since) <= 0)
-            n++;
-    }
-    *at = n;
-    return ERR_NONE;
-}
-
-static err read_at(struct bytes *out, int fd, uint64_t offset, size_t size)
-{
-    uint8_t part[1 << 16];
-    while (size) {
-        ssize_t n = pread(fd, part, size < sizeof part ? size : sizeof part, (off_t)offset);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return err_sys(n < 0 ? errno : EIO, "reading the audit log");
-        TRY(bytes_append(out, part, (size_t)n));
-        offset += (uint64_t)n;
-        size -= (size_t)n;
-    }
-    return ERR_NONE;
-}
-
-/* Whole lines from an offset on, at which a line starts; none at the end of the file. */
-static err read_lines(struct bytes *out, const struct audit *a, const char *name, uint64_t offset,
-                      size_t most)
-{
-    char path[LIMIT_PATH_BYTES];
-    struct stat st;
-    size_t before = out->size;
-    TRY(file_join(path, sizeof path, a->dir, name));
-    int fd = file_disk.open(path, O_RDONLY | O_CLOEXEC, 0);
-    if (fd < 0 || fstat(fd, &st) != 0) {
-        err e = err_sys(errno, "%s", path);
-        if (fd >= 0) file_disk.close(fd);
-        return e;
-    }
-    /* Of the newest file only what is durable. */
-    uint64_t size = strcmp(name, a->file) ? (uint64_t)st.st_size : a->size;
-    uint64_t left = offset < size ? size - offset : 0;
-    err e = read_at(out, fd, offset, left < most ? (size_t)left : most);
-    file_disk.close(fd);
-    while (!err_is(e) && out->size > before && out->data[out->size - 1] != '\n')
-        out->size--;
-    if (err_is(e)) out->size = before;
-    if (out->data) out->data[out->size] = 0;
-    return e;
-}
-
-err audit_read(struct bytes *out, struct audit_place *place, struct audit *a, uint64_t since_ms,
-               size_t most)
-{
-    char(*file)[AUDIT_LINE_FILE_BYTES] = NULL;
-    struct arena arena = {0};
-    size_t count = 0, at = 0, before = out->size;
-    REQUIRE(most >= AUDIT_LINE_BYTES);
-    if (!a) return ERR_NONE;
-    err e = audit_line_files(&file, &count, a->dir, &arena);
-    if (!err_is(e)) e = find_file(&at, place, file, count, since_ms);
-    uint64_t offset = *place->file ? place->offset : 0;
-    while (!err_is(e) && at < count && out->size == before) {
-        e = read_lines(out, a, file[at], offset, most);
-        if (err_is(e)) break;
-        snprintf(place->file, sizeof place->file, "%s", file[at]);
-        place->offset = offset + (out->size - before);
-        at++;
-        offset = 0;
-    }
-    arena_close(&arena);
-    return e;
 }

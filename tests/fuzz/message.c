@@ -46,7 +46,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         &fedlora__v1__run_status__descriptor,        &fedlora__v1__task__descriptor,
         &fedlora__v1__report_request__descriptor,    &fedlora__v1__enroll_request__descriptor,
         &fedlora__v1__certificate_reply__descriptor, &fedlora__v1__identity_list__descriptor,
-        &fedlora__v1__token_list__descriptor};
+        &fedlora__v1__token_list__descriptor,        &fedlora__v1__audit_log_request__descriptor,
+        &fedlora__v1__manifest_request__descriptor};
     struct rpc_peer peer;
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         read_message(types[i], data, size);
