@@ -16,9 +16,13 @@ enum {
     HOLD_PAUSE_MS = 5000, /* between two looks at the clock */
 };
 
+/* A member that stays tries a run again from time to time that it has left, so it must not join it
+ * each time before it compares its limits. */
 bool session_hold_looks(const struct session *s)
 {
-    return session_policy_is_set(s->o->policy);
+    const struct session_options *o = s->o;
+    bool limits = o->ledger || o->epsilon > 0 || o->delta > 0;
+    return session_policy_is_set(o->policy) || (o->stay && limits);
 }
 
 /* ---- telling the operator */
@@ -56,8 +60,12 @@ static void decide(struct session_consent_run *c, struct session *s,
     const char *state = "joined";
     bool asks = s->o->policy && s->o->policy->approve == POLICY_APPROVE_ASK;
     enum session_consent_answer answer = session_consent_answer(s->work.dir, c);
+    err e = session_privacy_accepts(reply->privacy, s->o, reply->run);
     if (!session_policy_allows(c->why, s->o->policy, &is)) {
         state = "outside";
+    } else if (err_is(e)) {
+        state = "outside";
+        snprintf(c->why, sizeof c->why, "%.300s", e.text);
     } else if (answer == CONSENT_DECLINED) {
         state = "declined";
         snprintf(c->why, sizeof c->why, "declined by its administrator");
@@ -166,7 +174,8 @@ bool session_hold_now(struct session *s, err *paused)
     if (!s->now->paused) session_round_note(s, "run %s: not now: %s", s->now->name, why);
     s->now->paused = true;
     session_status(s, "run %s: not now: %s", s->now->name, why);
-    tell(s, s->now, why, FOR_NOW);
+    for (struct session_run *run = s->runs; run; run = run->next) /* it is about all of them */
+        if (run->entered && !run->over) tell(s, run, why, FOR_NOW);
     *paused = retry_sleep(HOLD_PAUSE_MS);
     return false;
 }

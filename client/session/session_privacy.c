@@ -17,8 +17,8 @@
 
 /* The member's own limits. They are compared before anything about the data is sent, and a run
  * without example-level privacy fails them: a user who gives a ledger expects it to be used. */
-static err check_promise(const Fedlora__V1__Privacy *p, const struct session_options *o,
-                         const char *run)
+err session_privacy_accepts(const Fedlora__V1__Privacy *p, const struct session_options *o,
+                            const char *run)
 {
     bool example = p && strcmp(p->unit, "example") == 0;
     if (o->epsilon == 0 && o->delta == 0 && !o->ledger) return ERR_NONE;
@@ -60,7 +60,7 @@ err session_privacy_plan(struct session_privacy *out, const struct session_optio
     const struct member_round round = {.run = hello->run, .member = hello->member};
     struct training_options training;
     *out = (struct session_privacy){0};
-    TRY(check_promise(asked, o, hello->run));
+    TRY(session_privacy_accepts(asked, o, hello->run));
     if (!asked || strcmp(asked->unit, "example") != 0) return ERR_NONE;
     TRY(name_it(out, hello, self));
     TRY(session_task_training(&training, hello->training));

@@ -23,6 +23,9 @@ struct session_privacy {
     char job[2 * LIMIT_NAME_BYTES], party[2 * LIMIT_NAME_BYTES], method[LIMIT_NAME_BYTES];
 };
 
+/* The limits of the member alone, without its ledger and its data; ERR_INPUT as below. */
+err session_privacy_accepts(const Fedlora__V1__Privacy *privacy,
+                            const struct session_options *options, const char *run);
 /* ERR_INPUT: the run allows more than the member's limits, or its plan is not possible with this
  * number of records, or the ledger has no budget left for it. */
 err session_privacy_open(struct session_privacy *out, const struct session_options *options,

@@ -91,6 +91,18 @@ wait_for '"finished"' admin status no --json
 kill -TERM "$joining"
 wait_within 20 "$joining" "join --stay after SIGTERM" "$work/ann.log"
 
+# Outside its hours it does not train, and the operator sees why.
+sed -i "/^approve/d; s/^max_steps.*/hours = $(date -d '2 hours' +%H:%M)-$(date -d '3 hours' +%H:%M)/" "$work/client.ini"
+create later --method flora --targets q --steps 5
+spawn "$work/ann.log" "$programs/fedlora" join --config "$work/client.ini" --threads 1
+joining=$last_child
+wait_for "pauses by its policy" admin status later
+wait_for "policy.hours: it trains between" admin status later
+kill -TERM "$joining"
+wait_within 20 "$joining" "join --stay after SIGTERM" "$work/ann.log"
+[ "$(grep -c "not now: policy.hours" "$work/ann.log")" = 1 ] || fail_with "$work/ann.log" "the pause is not printed once"
+sed -i 's/^hours.*/max_steps = 10/' "$work/client.ini"
+
 # A member that does not stay ends with the rule.
 sed -i '/^stay/d' "$work/client.ini"
 expect_refusal 2 "policy.max_steps" "$programs/fedlora" join --config "$work/client.ini" --run many

@@ -90,6 +90,7 @@ wait_for_phase c finished
 wait_for_phase alone finished
 end_member
 grep -q '^STATUS=.*run a: training round' "$work/notified" || fail_with "$work/notified" "no status of run a"
+grep -q '^STATUS=run b: uploading the update, .* of .* kB$' "$work/notified" || fail_with "$work/notified" "no bytes of run b"
 grep -qx 'READY=1' "$work/notified" || fail_with "$work/notified" "no READY=1"
 grep -qx 'STOPPING=1' "$work/notified" || fail_with "$work/notified" "no STOPPING=1"
 
