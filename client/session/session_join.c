@@ -20,11 +20,13 @@
 
 /* ---------------------------------------------------------------- hello */
 
-/* The answer must be about this member and the run that was named (NULL: any). */
+/* The answer must be about this member and the run that was named (NULL: any). Both names of the
+ * run become parts of file names. */
 static err check_answer(const struct session *s, const Fedlora__V1__HelloReply *reply,
                         const char *run)
 {
     if (reply->training != NULL && text_is_name(reply->run, LIMIT_NAME_BYTES - 1) &&
+        (!*reply->origin || text_is_name(reply->origin, LIMIT_NAME_BYTES - 1)) &&
         (run == NULL || strcmp(reply->run, run) == 0) &&
         strcmp(reply->member, rpc_client_identity(s->client)->id) == 0)
         return ERR_NONE;

@@ -261,6 +261,7 @@ static err load_members(struct run *run)
                                    .refused_in = row[i].refused_in,
                                    .excused_in = row[i].excused_in};
         snprintf(was.refusal, sizeof was.refusal, "%s", row[i].refusal);
+        was.evaluated = run->config->from_round; /* as in run_init() */
         if (row[i].evaluation) {
             run->member[m].evaluation = *row[i].evaluation;
             was.evaluated = row[i].evaluation->round;

@@ -299,7 +299,8 @@ static err read_state(struct run_from *out, struct run_shop *shop, run_config_t 
     err e = ERR_NONE;
     TRY(adapter_file_map(&state, path.text));
     const struct adapter_file_meta *meta = &state.meta;
-    if (meta->kind != ADAPTER_FILE_STATE || !*meta->run || meta->round < 2) {
+    if (meta->kind != ADAPTER_FILE_STATE || !text_is_name(meta->run, LIMIT_NAME_BYTES - 1) ||
+        meta->round < 2) {
         e = err_make(ERR_INPUT, "the file is not the published state of a run");
         goto out;
     }

@@ -8,8 +8,9 @@
 enum { PAUSE_MS = 5, SHRINK_PAGES = 64 };
 
 /* SQLite gives its write lock to whichever thread asks next, so a pause lets the others in. */
-static bool goes_on(const struct keep_job *k)
+static bool goes_on(const void *context)
 {
+    const struct keep_job *k = context;
     const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000 * 1000};
     nanosleep(&pause, NULL);
     return !work_gives_way(&k->job);
@@ -26,7 +27,8 @@ static err copy_archived(struct keep_job *k, struct store *store)
     do {
         struct arena arena = {0};
         e = store_retain_next(&run, &name, store, &arena);
-        if (!err_is(e) && name) e = keep_record(k->archive, store, name, run);
+        const struct keep_record what = {k->archive, name, run, goes_on, k};
+        if (!err_is(e) && name) e = keep_record_make(&what, store);
         arena_close(&arena);
     } while (!err_is(e) && name && goes_on(k));
     return err_is(e) ? err_in(e, "store.archive") : e;

@@ -12,21 +12,23 @@ enum { COPY_BYTES = 8 << 20, PAGE_ROWS = 256, LINE_BYTES_MAX = 64 << 20 };
 
 /* In parts whose pages are dropped again, so that a state of gigabytes does not push the files
  * of open rounds out of memory. */
-static err copy_blob(const char *dir, const char *name, const struct store *store,
+static err copy_blob(const struct keep_record *what, const char *path, const struct store *store,
                      const struct store_blob *blob)
 {
-    char path[LIMIT_PATH_BYTES];
     struct file_map map = {0};
     struct file_out out = {0};
     err e = ERR_NONE;
     if (!blob->size) return ERR_NONE;
-    TRY(file_join(path, sizeof path, dir, name));
     TRY(file_map_open(&map, blob_path(store->dir, &blob->digest).text));
     TRY_OUT(e, file_out_open(&out, path, /*replace*/ true));
     for (size_t at = 0; at < map.size; at += COPY_BYTES) {
         size_t size = map.size - at < COPY_BYTES ? map.size - at : COPY_BYTES;
         TRY_OUT(e, file_out_append(&out, map.data + at, size));
         file_map_drop(&map, at, size);
+        if (what->goes_on && !what->goes_on(what->context)) {
+            e = err_make(ERR_STOPPED, "the copy of run %s gave way", what->name);
+            goto out;
+        }
     }
     e = file_out_commit(&out);
 out:
@@ -88,14 +90,16 @@ static err add_rounds(struct file_out *out, struct store *store, int64_t run)
     return ERR_NONE;
 }
 
-/* Streamed from one query: a run may have a billion of them. */
+/* Streamed from one query: a run may have a billion of them. Those of a run with a secret draw would
+ * tell who was drawn, and the copy may lie where more people read it than the store. */
 static err add_updates(struct file_out *out, struct store *store, int64_t run)
 {
     struct db_query q = {0};
     bool row = true;
     TRY(db_query_open(&q, &store->db,
                       "SELECT round,member,made_for,digest,size,examples,weight FROM counted"
-                      " WHERE run=? ORDER BY round,member",
+                      " WHERE run=? AND run NOT IN (SELECT run FROM private_rounds)"
+                      " ORDER BY round,member",
                       "i", run));
     err e = db_query_next(&row, &q);
     for (bool first = true; row && !err_is(e); first = false) {
@@ -143,29 +147,38 @@ out:
     return e;
 }
 
+static err fill(const struct keep_record *what, struct store *store, const struct store_run *run,
+                const char *part)
+{
+    char state[LIMIT_PATH_BYTES], frozen[LIMIT_PATH_BYTES];
+    TRY(file_join(state, sizeof state, part, "state.safetensors"));
+    TRY(file_join(frozen, sizeof frozen, part, "frozen.safetensors"));
+    TRY(copy_blob(what, state, store, &run->state));
+    TRY(copy_blob(what, frozen, store, &run->frozen));
+    return write_record(part, store, run);
+}
+
 /* The folder gets its name when everything in it is flushed. One that a crash left half made is
- * filled again. */
-err keep_record(const char *dir, struct store *store, const char *name, int64_t run)
+ * filled again. A run that was deleted meanwhile has no copy. */
+err keep_record_make(const struct keep_record *what, struct store *store)
 {
     char path[LIMIT_PATH_BYTES], part[LIMIT_PATH_BYTES], word[LIMIT_NAME_BYTES + 32];
     struct store_run *row = NULL;
     struct arena arena = {0};
     err e = ERR_NONE;
-    snprintf(word, sizeof word, "%s.%" PRId64, name, run);
-    TRY(file_join(path, sizeof path, dir, word));
+    snprintf(word, sizeof word, "%s.%" PRId64, what->name, what->run);
+    TRY(file_join(path, sizeof path, what->dir, word));
     if (file_exists(path)) return ERR_NONE;
-    snprintf(word, sizeof word, "%s.%" PRId64 ".part", name, run);
-    TRY(file_join(part, sizeof part, dir, word));
+    snprintf(word, sizeof word, "%s.%" PRId64 ".part", what->name, what->run);
+    TRY(file_join(part, sizeof part, what->dir, word));
     TRY(file_make_dirs(part));
-    TRY_OUT(e, store_run_named(&row, store, name, &arena));
-    if (!row || row->id != run) goto out; /* deleted meanwhile */
-    TRY_OUT(e, copy_blob(part, "state.safetensors", store, &row->state));
-    TRY_OUT(e, copy_blob(part, "frozen.safetensors", store, &row->frozen));
-    TRY_OUT(e, write_record(part, store, row));
+    TRY_OUT(e, store_run_named(&row, store, what->name, &arena));
+    if (!row || row->id != what->run) goto out;
+    TRY_OUT(e, fill(what, store, row, part));
     if (file_disk.rename(part, path) != 0)
         e = err_sys(errno, "%s", path);
     else
-        e = file_sync_dir(dir);
+        e = file_sync_dir(what->dir);
 out:
     arena_close(&arena);
     return e;

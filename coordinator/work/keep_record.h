@@ -4,7 +4,14 @@
 
 #include "coordinator/store/store.h"
 
-/* Makes `dir`/NAME.ID, whole or not at all; nothing if it exists. */
-err keep_record(const char *dir, struct store *store, const char *name, int64_t run);
+/* Makes `dir`/NAME.ID, whole or not at all; nothing if it exists. ERR_STOPPED: goes_on() was false
+ * while a state was copied, for example because the service stops. */
+struct keep_record {
+    const char *dir, *name;
+    int64_t run;
+    bool (*goes_on)(const void *context); /* NULL: always true */
+    const void *context;
+};
+err keep_record_make(const struct keep_record *what, struct store *store);
 
 #endif

@@ -79,7 +79,8 @@ static err do_all(void)
     if (!err_is(e)) e = find_run(&deleted, names[1]);
     if (!err_is(e)) e = store_archive(&when, &store, archived, "admin/ops");
     if (!err_is(e) && deleted) e = store_delete(&store, deleted, "admin/ops");
-    if (!err_is(e)) e = keep_record(records, &store, names[0], archived);
+    const struct keep_record copy = {.dir = records, .name = names[0], .run = archived};
+    if (!err_is(e)) e = keep_record_make(&copy, &store);
     while (!err_is(e) && !done)
         e = store_retain_step(&done, &store, &at);
     if (!err_is(e)) e = store_trim(&store);

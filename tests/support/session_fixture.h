@@ -42,7 +42,7 @@ struct fake {
     /* the script */
     const enum task *task;
     atomic_int next;
-    const char *member;
+    const char *member, *origin; /* origin: NULL for none */
     uint32_t steps;
     bool abandon, spoil, refuse_update;
     const char *unit, *unit_again; /* of privacy, in the first answer to Hello and in later ones */
@@ -102,6 +102,7 @@ static void hello_begin(struct rpc_call *call, const void *request, size_t size)
     Fedlora__V1__Training training = training_of(f);
     answer.run = (char *)(uintptr_t) "r";
     answer.member = (char *)(uintptr_t)f->member;
+    if (f->origin) answer.origin = (char *)(uintptr_t)f->origin;
     answer.method = (char *)(uintptr_t) "flora";
     answer.rank = 2;
     answer.rounds = 1;

@@ -21,7 +21,7 @@ Test(packed, gives_back_every_text)
 {
     char *long_one = calloc(1, 200001);
     for (int i = 0; i < 200000; i++)
-        long_one[i] = (char)('a' + i * i % 23);
+        long_one[i] = (char)('a' + i % 317 % 23);
     expect_same("");
     expect_same("{\"rank\":8}");
     expect_same(long_one);

@@ -25,6 +25,32 @@ Test(session, trains_a_round_sends_it_and_ends_with_the_run)
     finish(&f);
 }
 
+/* A run that continues another one has its states; this state is of run r. */
+Test(session, refuses_a_state_of_another_run_than_the_coordinator_named)
+{
+    static const enum task script[] = {TRAIN, FINISHED};
+    struct fake f = {0};
+    struct session_result r = {0};
+    start(&f, script);
+    f.origin = "first";
+    err e = session_run(&r, &f.options);
+    cr_expect(strstr(e.text, "belongs to run \"r\", expected \"first\""), "%s", e.text);
+    finish(&f);
+}
+
+Test(session, refuses_a_name_that_would_lead_out_of_its_folder)
+{
+    static const enum task script[] = {TRAIN, FINISHED};
+    struct fake f = {0};
+    struct session_result r = {0};
+    start(&f, script);
+    f.origin = "../../etc/passwd";
+    err e = session_run(&r, &f.options);
+    cr_expect_eq(e.kind, ERR_INPUT, "%s", e.text);
+    cr_expect(strstr(e.text, "the coordinator's answer to Hello is not valid"), "%s", e.text);
+    finish(&f);
+}
+
 Test(session, sends_a_finished_update_again_without_training_and_trains_the_same_bytes)
 {
     static const enum task script[] = {TRAIN, TRAIN, FINISHED, TRAIN, FINISHED};
