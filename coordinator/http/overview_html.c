@@ -44,7 +44,7 @@ static const char style[] =
     "svg{vertical-align:middle;margin-right:.6rem}polyline{fill:none;stroke-width:1.5}"
     ".t{stroke:var(--a)}.e{stroke:var(--r);stroke-dasharray:3 2}"
     "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .8rem .3rem 0;"
-    "border-bottom:1px solid var(--l);vertical-align:top}th{font-weight:600}"
+    "border-bottom:1px solid var(--l);vertical-align:top}th{font-weight:600;white-space:nowrap}"
     "code{font-size:.85rem}"
     "@media(max-width:44rem){thead{display:none}tr{display:block;padding:.4rem 0;"
     "border-bottom:1px solid var(--l)}td{display:block;border:0;padding:0}"

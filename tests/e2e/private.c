@@ -16,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { MEMBERS = 3, ROUNDS = 6 };
@@ -47,6 +49,7 @@ static void open_member(struct fake_member *m, const char *id)
 }
 
 static Fedlora__V1__Privacy privacy;
+static const char *http_listen = "";
 static const char *method, *weights;
 static uint32_t evaluate_every, quorum;
 static uint64_t deadline_ms;
@@ -98,7 +101,9 @@ static void begin(bool with_key)
              "openssl pkey -in %s/ledger.pem -pubout -out %s/ledger.pub",
              dir, dir, dir);
     cr_assert_eq(system(command), 0);
-    if (with_key) snprintf(more, sizeof more, "[privacy]\nledger_key = %s/ledger.pem\n", dir);
+    if (with_key)
+        snprintf(more, sizeof more, "[privacy]\nledger_key = %s/ledger.pem\n[http]\nlisten = %s\n",
+                 dir, http_listen);
     ok(fake_federation_open(&federation, dir, MEMBERS, more));
     ok(fake_federation_start(&federation));
     open_member(&ops, "ops");
@@ -288,6 +293,37 @@ Test(private, hands_rounds_only_to_who_was_drawn)
     arena_close(&arena);
     store_close(&store);
     ledger_close(&ledger);
+    end();
+}
+
+static pid_t start_watch(const char *port)
+{
+    pid_t pid = fork();
+    if (pid) return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    execlp("python3", "python3", FEDLORA_SOURCE_DIR "/tests/support/secret_watch.py", port,
+           (char *)NULL);
+    _exit(127);
+}
+
+/* The pages for monitoring have no password, so a secret draw must not be seen there, also not
+ * after a restart. */
+Test(private, shows_on_no_page_who_was_drawn)
+{
+    char listen[32];
+    int status = 0;
+    snprintf(listen, sizeof listen, "127.0.0.1:%d", 20000 + (int)getpid() % 20000);
+    http_listen = listen;
+    begin(true);
+    privacy.sampling = 0.5;
+    privacy.epsilon = 50;
+    deadline_ms = 900;
+    ok(create_run());
+    pid_t watch = start_watch(strchr(listen, ':') + 1);
+    run_everyone(1);
+    kill(watch, SIGTERM);
+    cr_assert_eq(waitpid(watch, &status, 0), watch);
+    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %d of the watch", status);
     end();
 }
 
