@@ -36,28 +36,31 @@ out:
     return e;
 }
 
-/* The service usually has a user of its own, to whom the package gives the folder. An operator who
- * enrols as root would otherwise leave a key that the service cannot read and later not renew. */
-static err give_to_owner(const char *path)
+/* The owner of a file that is written by root: of the file that it replaces, else of its folder.
+ * The service usually has a user of its own, and an operator who enrols as root would otherwise
+ * leave a key that the running service cannot read and later not renew. False: the file stays
+ * root's. */
+static bool find_owner(struct stat *out, const char *path)
 {
     char parent[LIMIT_PATH_BYTES];
-    struct stat st;
-    if (geteuid() != 0) return ERR_NONE;
+    if (geteuid() != 0) return false;
+    if (lstat(path, out) == 0 && out->st_uid != 0) return true;
     const char *slash = strrchr(path, '/');
     snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash - path + 1) : 1,
              slash ? path : ".");
-    if (stat(parent, &st) != 0) return err_sys(errno, "%s", parent);
-    if (st.st_uid == 0) return ERR_NONE;
-    if (chown(path, st.st_uid, st.st_gid) != 0)
-        return err_sys(errno, "%s: giving it to the owner of its folder", path);
-    return ERR_NONE;
+    return stat(parent, out) == 0 && out->st_uid != 0;
 }
 
+/* lchown(), because the owner of the folder could put a symbolic link in the file's place. */
 err identity_write(const char *path, const struct bytes *content, bool secret)
 {
+    struct stat owner;
+    bool give = find_owner(&owner, path);
     TRY(secret ? file_write_secret(path, content->data, content->size, /*replace*/ true)
                : file_write(path, content->data, content->size, /*replace*/ true));
-    return give_to_owner(path);
+    if (give && lchown(path, owner.st_uid, owner.st_gid) != 0)
+        return err_sys(errno, "%s: giving it to user %u", path, (unsigned)owner.st_uid);
+    return ERR_NONE;
 }
 
 err identity_read(struct bytes *out, bool *found, const char *path)

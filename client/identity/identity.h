@@ -12,7 +12,8 @@
  *     Renew-At: N      when to renew the certificate, seconds since 1970
  *     Server: HOST:PORT   the coordinator, in the answer to a request by mail
  *
- * Files that root writes are given to the owner of the folder, who runs the service. */
+ * Files that root writes are given to the owner of the file that they replace, else to the owner of
+ * the folder: the user of the service. */
 #ifndef CLIENT_IDENTITY_H
 #define CLIENT_IDENTITY_H
 

@@ -1,5 +1,5 @@
-/* Tokens and notes from outside: a token is refused, or it prints as the text that was read, without
- * the space around it. Notes never come from behind the first PEM block. */
+/* Tokens and notes from outside: a token is refused, or it prints as the text that was read,
+ * without the space around it. Notes never come from behind the first PEM block. */
 #include "proto/enroll_token.h"
 #include "client/identity/identity.h"
 #include "tests/fuzz/fuzz.h"

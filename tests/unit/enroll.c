@@ -220,6 +220,12 @@ Test(enroll, gives_files_of_root_to_the_owner_of_the_folder)
     cr_assert_eq(stat(path_of("home/enroll.key"), &st), 0);
     cr_expect_eq(st.st_uid, 65534);
     cr_expect_eq(st.st_mode & 0777, 0600);
+    /* The file of a service in root's folder stays the service's. */
+    cr_assert(shell("chown 0 home && chown 65533 home/enroll.key"));
+    struct bytes text = {.data = (uint8_t *)"x", .size = 1};
+    ok(identity_write(path_of("home/enroll.key"), &text, true));
+    cr_assert_eq(stat(path_of("home/enroll.key"), &st), 0);
+    cr_expect_eq(st.st_uid, 65533);
 }
 
 Test(enroll, takes_notes_only_from_the_head_of_a_file)
