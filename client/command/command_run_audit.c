@@ -1,11 +1,12 @@
-/* fedlora run audit: download everything that an auditor needs to check the lineage and the privacy
- * of a run.
+/* fedlora run audit: download everything that an auditor needs to check the lineage and the
+ * privacy of a run.
  *
- * The directory gets the signed manifest of the newest state, which fedlora verify compares with the
- * state. In a run with privacy it also gets one ledger per party (the coordinator's, or each member's copy) and, if
- * members are drawn at random, cohorts.json with the revealed seeds. Every ledger is replayed here
- * before it is shown, so the table contains verified numbers and not the coordinator's claims. An
- * auditor can repeat the check without the coordinator with `fedlora budget verify`. */
+ * The directory gets the signed manifest of the newest state, which fedlora verify compares with
+ * the state. In a run with privacy it also gets one ledger per party (the coordinator's, or each
+ * member's copy) and, if members are drawn at random, cohorts.json with the revealed seeds. Every
+ * ledger is replayed here before it is shown, so the table contains verified numbers and not the
+ * coordinator's claims. An auditor can repeat the check without the coordinator with `fedlora
+ * budget verify`. */
 #include "client/command/command_run.h"
 #include "client/output/report.h"
 
