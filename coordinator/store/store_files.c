@@ -4,6 +4,7 @@
 #include "base/text.h"
 
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { KEEP_WAIT_MS = 60 * 1000, KEEP_STEP_US = 20 * 1000 };
@@ -105,6 +106,19 @@ err store_files_free(bool *free, struct lock *out, const char *dir)
     return ERR_NONE;
 }
 
+/* A backup by root must not leave a folder or a lock that the service, as another user, cannot
+ * open. A failure shows when the service opens them. */
+static void give_to_owner(const char *dir, const char *folder)
+{
+    char path[LIMIT_PATH_BYTES];
+    struct stat st;
+    if (geteuid() != 0 || stat(dir, &st) != 0 ||
+        err_is(file_join(path, sizeof path, folder, "lock")))
+        return;
+    int failed = lchown(folder, st.st_uid, st.st_gid) | lchown(path, st.st_uid, st.st_gid);
+    (void)failed;
+}
+
 /* A service holds the lock for moments only, so a longer wait is for another backup. */
 err store_files_keep(struct lock *out, const char *dir)
 {
@@ -114,6 +128,7 @@ err store_files_keep(struct lock *out, const char *dir)
     TRY(file_make_dirs(folder));
     for (;;) {
         TRY(lock_try(out, folder, /*wait*/ false));
+        give_to_owner(dir, folder);
         if (out->fd > 0) return ERR_NONE;
         if (text_now_ms() > until)
             return err_make(ERR_LIMIT, "%s: another backup of this store is being made", dir);
