@@ -21,7 +21,8 @@ static const struct man_section after[] = {
      "https_proxy, http_proxy\tThe HTTP proxy through which the coordinator is reached, "
      "http://HOST:PORT. The first that is set counts.\n"
      "no_proxy\tHosts, domains and networks that are connected directly, separated by commas.\n"},
-    {"FILES", "/etc/fedlora/client.ini\tConfiguration of a member's service; --config reads it.\n"},
+    {"FILES", "/etc/fedlora/client.ini\tConfiguration of all commands that have --config, if this "
+              "option and a file of the user are missing.\n"},
     {0}};
 
 static const struct man_section common[] = {

@@ -100,14 +100,14 @@ step operator fed sed -i 's/^name = .*/name = clinics/' /etc/fedlora/fedlorad.in
 sed -i '/^\[enroll\]/a member_life = 20s' "$work/fed/etc/fedlora/fedlorad.ini"
 typed operator && start_unit fed fedlorad # systemctl enable --now fedlorad
 tries=100
-until on fed fedlora run list --config /etc/fedlora/client.ini >"$work/list" 2>&1; do
+until on fed fedlora run list >"$work/list" 2>&1; do
   [ $((tries -= 1)) -gt 0 ] || fail_with "$work/list" "the coordinator does not answer: $(tail -3 "$work/fed.log")"
   sleep 0.1
 done
-step operator fed fedlora token create north east south --config /etc/fedlora/client.ini
+step operator fed fedlora token create north east south
 cp "$work/step" "$work/tokens"
 step operator fed fedlora run create demo --method flora --rounds 1 --members north,east,south --base-digest "$digest" \
-  --rank 4 --alpha 8 --targets q,v --steps 5 --batch 4 --seq 32 --lr 1e-3 --precision f32 --config /etc/fedlora/client.ini
+  --rank 4 --alpha 8 --targets q,v --steps 5 --batch 4 --seq 32 --lr 1e-3 --precision f32
 
 # ---- the institutions, and the first published state
 for host in north east south; do
@@ -117,7 +117,7 @@ for host in north east south; do
 done
 before=$(sha256sum <"$work/north/etc/fedlora/member.pem")
 tries=300
-until on fed fedlora run export demo -o /var/lib/state.safetensors --config /etc/fedlora/client.ini >"$work/export" 2>&1; do
+until on fed fedlora run export demo -o /var/lib/state.safetensors >"$work/export" 2>&1; do
   [ $((tries -= 1)) -gt 0 ] || fail_with "$work/north.log" "no state is published: $(cat "$work/export")"
   sleep 0.2
 done
@@ -127,13 +127,13 @@ budget operator 6
 
 # ---- later
 steps=()
-step operator fed fedlora token create west --config /etc/fedlora/client.ini
+step operator fed fedlora token create west
 cp "$work/step" "$work/tokens"
 enrol west # of which one step is the installation
 budget operator 1
 budget hospital 2
 steps=()
-step operator fed fedlora member revoke west --config /etc/fedlora/client.ini
+step operator fed fedlora member revoke west
 step backup fed fedlorad backup --config /etc/fedlora/fedlorad.ini --to /var/lib/backup
 budget operator 1
 budget backup 1
