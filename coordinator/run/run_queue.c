@@ -85,11 +85,18 @@ static void give_turns(struct run *first, const struct config *config)
     }
 }
 
+/* Runs that were created under a limit must be let in after it was taken away (SIGHUP). */
+static bool any_queues(const struct run *first)
+{
+    for (const struct run *run = first; run; run = run->next)
+        if (run->round.rules.queues) return true;
+    return false;
+}
+
 /* Cheap without limits, because it is called in every turn of the loop. */
 void run_queue_turn(struct run *first)
 {
-    const struct config *config = first ? first->shop->config : NULL;
-    if (!config || !first->round.rules.queues) return; /* also after the limits were set to 0 */
-    let_in(first, config);
-    give_turns(first, config);
+    if (!any_queues(first)) return;
+    let_in(first, first->shop->config);
+    give_turns(first, first->shop->config);
 }

@@ -1,8 +1,8 @@
-/* The service: all runs, the RPC server, the two workers, and the loop that ties them together.
+/* The service: all runs, the RPC server, the workers, and the loop that ties them together.
  *
  * One thread (the loop thread) calls everything here. serve_step() handles whatever has happened
- * and returns. Two workers have a thread and a store connection each: `receipts` makes uploads
- * durable, `maths` combines updates. A job pushed to a worker belongs to it until it comes back. */
+ * and returns. Workers have a thread and a store connection each: `receipts` makes uploads
+ * durable, `maths` combines updates, `keeper` sweeps the store. A job pushed to a worker belongs to it until it comes back. */
 #ifndef COORDINATOR_SERVE_H
 #define COORDINATOR_SERVE_H
 

@@ -183,6 +183,15 @@ static void expect_phase(const char *name, const char *phase, const char *waitin
     message_free(status);
 }
 
+static void set_limit(const char *from, const char *to)
+{
+    char command[SUPPORT_PATH_BYTES + 128];
+    snprintf(command, sizeof command, "sed -i 's/^%s$/%s/' %s/fedlorad.ini", from, to,
+             federation.dir);
+    cr_assert_eq(system(command), 0);
+    kill(federation.coordinator, SIGHUP);
+}
+
 Test(lifecycle, runs_beyond_the_limit_wait_for_a_place)
 {
     static const char *const names[] = {"a", "b", "c"};
@@ -206,6 +215,11 @@ Test(lifecycle, runs_beyond_the_limit_wait_for_a_place)
     }
     operator_again();
     expect_phase("c", "finished", "");
+    create("d", "flora", 1);
+    create("e", "flora", 1);
+    expect_phase("e", "queued", "queued: 1 run is ahead of it");
+    set_limit("open_runs = 1", "open_runs = 0");
+    expect_phase("e", "waiting", "members to join");
     cr_expect(!digest_equal(&last[1], &last[2]), "their names are in the files");
     end();
 }
