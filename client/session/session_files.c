@@ -102,5 +102,6 @@ void session_files_refresh(struct session *s)
     err e = rpc_client_reload(&changed, s->client);
     if (err_is(e)) return;
     s->files = mark;
+    s->files_said[0] = 0; /* the next fault is a new one */
     if (changed) session_round_note(s, "the certificate was renewed; connecting again");
 }

@@ -33,9 +33,9 @@ create() { # NAME ROUNDS
     --precision f32 --rank 2 --alpha 4 --rounds "$2" --method fedit --steps 4 >>"$work/admin.log" 2>&1 ||
     fail_with "$work/admin.log" "create $1"
 }
-# enroll ID DIR: by a new token; an identity that is there is replaced.
+# enroll ID DIR [OPTION...]: by a new token; an identity that is there is replaced.
 enroll() {
-  "$programs/fedlora" token create "$1" --server "localhost:$port" --ca "$work/certs/ca.pem" --cert "$work/certs/ops.pem" \
+  "$programs/fedlora" token create "$1" "${@:3}" --server "localhost:$port" --ca "$work/certs/ca.pem" --cert "$work/certs/ops.pem" \
     --key "$work/certs/ops.pem" 2>>"$work/enroll.log" |
     "$programs/fedlora" enroll - --dir "$2/$1" >>"$work/enroll.log" 2>&1 || fail_with "$work/enroll.log" "enroll $1"
 }
@@ -71,6 +71,14 @@ within $((life * (renewals + 3) + 30)) "$work/short/ann.log" has_renewed
 [ "$(openssl x509 -in "$work/short/ann/member.pem" -pubkey -noout)" = "$(openssl pkey -in "$work/short/ann/member.pem" -pubout)" ] ||
   fail "member.pem is no pair"
 said "certificate.renewed" "$work/fedlorad.log" || fail_with "$work/fedlorad.log" "no event of a renewal"
+
+# A command of an operator renews the operator's certificate too, without a word.
+enroll boss "$work/short" --role admin
+serial=$(openssl x509 -in "$work/short/boss/member.pem" -noout -serial)
+sed -i 's/^Renew-At: .*/Renew-At: 1/' "$work/short/boss/member.pem"
+"$programs/fedlora" run list --config "$work/short/boss/client.ini" >"$work/list.log" 2>&1 || fail_with "$work/list.log" "run list"
+[ "$serial" != "$(openssl x509 -in "$work/short/boss/member.pem" -noout -serial)" ] || fail "the operator's certificate was not renewed"
+! grep -qi certificate "$work/list.log" || fail_with "$work/list.log" "a renewal is reported"
 
 # Both runs end after the same round.
 last=0
