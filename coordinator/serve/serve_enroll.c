@@ -232,7 +232,8 @@ static err finish_token(const char **chain, struct enrolment *n, struct arena *a
     return ERR_NONE;
 }
 
-/* The owner may have been revoked meanwhile, which the store notices. */
+/* The owner may have been revoked meanwhile, which the store notices, or the certificate that is
+ * renewed. */
 static err finish_other(const char **chain, struct enrolment *n)
 {
     bool renewal = n->purpose == FOR_RENEWAL;
@@ -240,6 +241,7 @@ static err finish_other(const char **chain, struct enrolment *n)
     struct store_certificate row = as_row(n, how);
     char by[TROUBLE_PEER_BYTES];
     const struct store_act act = {serve_peer_name(by, &n->peer), text_wall_ms()};
+    if (renewal) TRY(serve_identity_check(n->serve, &n->peer));
     TRY(store_certificate_add(n->serve->shop.store, &row, &act));
     record(n, renewal ? "certificate.renewed" : "certificate.issued", how);
     *chain = (const char *)n->signer.chain.data;

@@ -1,4 +1,5 @@
 /* Streams on the server: one message at a time, in both directions. */
+#include "base/file.h"
 #include "tests/support/rpc_fixture.h"
 
 static struct rpc_client *open_as(struct fixture *f, const char *name)
@@ -210,5 +211,72 @@ Test(rpc_call, tells_the_servers_time_with_an_answer_about_health)
     cr_expect(ahead_ms > -60000 && ahead_ms < 60000, "%lld ms", (long long)ahead_ms);
     rpc_client_close(client);
     bytes_close(&reply);
+    fixture_stop(&f);
+}
+
+/* A client that has no certificate and trusts the root, on the second address. */
+static struct rpc_client *open_stranger(struct fixture *f, char **root)
+{
+    static char address[64];
+    struct rpc_client *client = NULL;
+    size_t size = 0;
+    snprintf(address, sizeof address, "localhost:%d", rpc_server_open_port(f->server));
+    FIXTURE_OK(file_read_all(root, &size, FIXTURE_CERTS "/ca.pem", 1 << 16));
+    const struct rpc_client_options options = {.server = address, .root = *root};
+    FIXTURE_OK(rpc_client_open(&client, &options));
+    return client;
+}
+
+Test(rpc_call, a_peer_without_a_certificate_reaches_only_the_method_that_is_for_it)
+{
+    static const struct rpc_method methods[] = {
+        {"/test.T/Echo", RPC_UNARY, RPC_CLIENT | RPC_ADMIN, .begin = fixture_echo},
+        {"/test.T/Enroll", RPC_UNARY, RPC_NONE, .begin = fixture_echo}};
+    struct fixture f = {0};
+    struct bytes reply = {.max = 1000};
+    char *root = NULL;
+    fixture_certs();
+    struct rpc_server_options options = fixture_server_options(&f, "localhost:0");
+    options.open_listen = "localhost:0";
+    options.method = methods;
+    options.method_count = 2;
+    fixture_serve(&f, &options);
+    struct rpc_client *stranger = open_stranger(&f, &root), *member = open_as(&f, "a");
+    FIXTURE_OK(fixture_call(stranger, "/test.T/Enroll", "x", &reply));
+    cr_expect_str_eq((char *)reply.data, "fed::x", "it has no identity");
+    err e = fixture_call(stranger, "/test.T/Echo", "x", &reply);
+    cr_expect_eq(e.kind, ERR_REFUSED);
+    cr_expect(strstr(e.text, "not on this address"), "%s", e.text);
+    e = fixture_call(stranger, "/grpc.health.v1.Health/Check", "", &reply);
+    cr_expect_eq(e.kind, ERR_REFUSED, "%s", e.text);
+    e = fixture_call(member, "/test.T/Enroll", "x", &reply);
+    cr_expect_eq(e.kind, ERR_REFUSED);
+    cr_expect(strstr(e.text, "only on the address of enrolment"), "%s", e.text);
+    FIXTURE_OK(fixture_call(member, "/test.T/Echo", "x", &reply));
+    rpc_client_close(stranger);
+    rpc_client_close(member);
+    bytes_close(&reply);
+    free(root);
+    fixture_stop(&f);
+}
+
+/* The main address never serves a peer without a certificate. */
+Test(rpc_call, the_main_address_asks_for_a_certificate)
+{
+    struct fixture f = {0};
+    struct bytes reply = {.max = 1000};
+    struct rpc_client *client = NULL;
+    char *root = NULL;
+    size_t size = 0;
+    fixture_start(&f);
+    cr_expect_eq(rpc_server_open_port(f.server), 0);
+    FIXTURE_OK(file_read_all(&root, &size, FIXTURE_CERTS "/ca.pem", 1 << 16));
+    const struct rpc_client_options options = {.server = f.address, .root = root};
+    FIXTURE_OK(rpc_client_open(&client, &options));
+    cr_expect(err_is(fixture_call(client, "/test.T/Echo", "x", &reply)));
+    cr_expect_eq(atomic_load(&f.begun), 0);
+    rpc_client_close(client);
+    bytes_close(&reply);
+    free(root);
     fixture_stop(&f);
 }
