@@ -35,6 +35,12 @@ const struct alerts_row alerts_rows[] = {
     {"FedloraDiskFull",
      "increase(fedlora_store_refusals_total[5m]) > 0 or fedlora_store_free_bytes == 0", NULL,
      "page", "the disk of {{ $labels.instance }} is full: uploads wait", "make room"},
+    /* Kinds that no other alert is about. A full disk, which has its own, also stops the audit log. */
+    {"FedloraTrouble",
+     "fedlora_troubles{kind=~\"audit.waits|blob.missing|log.lost|store.old_copy\"} > 0 unless "
+     "on(instance) fedlora_store_free_bytes == 0",
+     NULL, "page", "{{ $labels.instance }} has a trouble of its own: {{ $labels.kind }}",
+     "`fedlora run list` prints the troubles in words"},
     {"FedloraBackupOld", "time() - fedlora_backup_timestamp_seconds > 36*3600", NULL, "warn",
      "the last backup of {{ $labels.instance }} is older than 36 hours",
      "look at the job that runs `fedlorad backup`"},

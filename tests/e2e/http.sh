@@ -58,7 +58,7 @@ expect_page /metrics 'fedlora_handshakes_refused_total{reason="no_certificate"} 
 # Clients that hold their connection, and requests without end, do not keep the loop from its work.
 spawn "$work/hold.log" python3 "$root/tests/support/http_page.py" "$http" / hold
 holder=$last_child
-until grep -q holding "$work/hold.log"; do sleep 0.1; done
+until grep -qs holding "$work/hold.log"; do sleep 0.1; done
 for _ in 1 2 3; do admin list --json >"$work/list.log" || fail "an operator is not answered"; done
 kill "$holder"
 says '^4[0-9][0-9]' /healthz long

@@ -42,6 +42,27 @@ Test(alerts, name_metrics_of_the_table)
         if (metrics_rows[i].panel) expect_metrics(metrics_rows[i].query, metrics_rows[i].panel);
 }
 
+/* `kind=~"a|b"` in an expression names troubles, which may get other names. */
+Test(alerts, name_troubles_that_there_are)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < alerts_count; i++) {
+        const char *at = strstr(alerts_rows[i].expression, "fedlora_troubles{kind=~\"");
+        if (!at) continue;
+        for (at = strchr(at, '"') + 1; *at != '"'; at += *at == '|') {
+            size_t size = strcspn(at, "|\""), is = 0;
+            for (int k = 0; k < TROUBLE_KINDS; k++) {
+                const char *name = trouble_name((enum trouble_kind)k);
+                is += strlen(name) == size && !memcmp(name, at, size);
+            }
+            cr_expect_eq(is, 1, "there is no trouble %.*s", (int)size, at);
+            at += size;
+            found++;
+        }
+    }
+    cr_expect_gt(found, 0);
+}
+
 Test(alerts, are_complete_and_safe_inside_the_quotes_of_yaml)
 {
     for (size_t i = 0; i < alerts_count; i++) {
