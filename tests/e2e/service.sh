@@ -84,3 +84,5 @@ grep -q "event=store.restored from=.*accepted $work/backup" "$work/fedlorad.log"
 grep -q '"action":"store.restored"' "$work/one/store/audit/"*.jsonl || fail "the audit log does not have the restore"
 [ ! -e "$work/one/store/restored" ] || fail "the restore would be told again"
 stop_coordinator
+"$programs/fedlora" audit verify "$work/one/store/audit" --key "$work/one/store/audit/audit.pub" >"$work/said" 2>&1 ||
+  fail_with "$work/said" "the audit log does not go on after a restore"
