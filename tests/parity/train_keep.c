@@ -144,6 +144,10 @@ static void check(int kind, uint64_t stop)
 
 Test(train_keep, a_continued_training_has_the_bytes_of_an_uninterrupted_one)
 {
+    if (strcmp(support_device(), "cpu") != 0) { /* it is emulated, and slow */
+        check(2, 4);
+        return;
+    }
     for (int kind = 0; kind < 5; kind++)
         for (uint64_t stop = 1; stop < STEPS; stop += 3)
             check(kind, stop);
