@@ -19,6 +19,8 @@ static void make_signed(uint8_t out[SIGNED_BYTES], const struct digest *hash)
     memcpy(out + sizeof domain, hash->byte, DIGEST_BYTES);
 }
 
+/* The domain keeps a hash or signature of another kind of file from being passed off as one of
+ * these. */
 static struct digest hash_of(const void *text, size_t size)
 {
     struct digest_stream s;
@@ -30,6 +32,7 @@ static struct digest hash_of(const void *text, size_t size)
 
 /* ---- times and files ---- */
 
+/* Of fixed width and in UTC, so that texts sort like times and no zone has to be known. */
 void audit_line_time(char out[AUDIT_LINE_TIME_BYTES], uint64_t time_ms)
 {
     char text[64] = "";
@@ -48,6 +51,7 @@ void audit_line_file(char out[AUDIT_LINE_FILE_BYTES], uint64_t time_ms)
     snprintf(out, AUDIT_LINE_FILE_BYTES, "%.7s.jsonl", time);
 }
 
+/* Only these names are read, so that keys and editors' copies in the folder do no harm. */
 bool audit_line_is_file(const char *name)
 {
     static const char form[] = "dddd-dd.jsonl";
@@ -97,6 +101,7 @@ static int set_text(json_t *object, const char *key, const char *value)
     return json_object_set_new(object, key, json_string(text));
 }
 
+/* JSON has no infinity, and a number that is not finite must not cost the line. */
 static int set_field(json_t *object, const struct log_field *f)
 {
     if (f->kind == LOG_FIELD_INT)
@@ -114,6 +119,7 @@ static int set_hex(json_t *object, const char *key, const uint8_t *byte, size_t 
     return json_object_set_new(object, key, json_string(text));
 }
 
+/* All fields are there in every line, also if they are empty, so that a reader needs no rules. */
 static int fill(json_t *o, json_t *detail, const struct audit_line *l,
                 const struct audit_line_head *head)
 {
@@ -132,6 +138,7 @@ static int fill(json_t *o, json_t *detail, const struct audit_line *l,
     return failed || set_hex(o, "prev", head->hash.byte, DIGEST_BYTES);
 }
 
+/* The hash does not cover itself, and a signature is added after it, so both are left out of it. */
 static int seal(json_t *o, const struct digest *hash, const struct ledger_key *key)
 {
     uint8_t message[SIGNED_BYTES], signature[crypto_sign_BYTES];
@@ -142,6 +149,7 @@ static int seal(json_t *o, const struct digest *hash, const struct ledger_key *k
     return set_hex(o, "signature", signature, sizeof signature);
 }
 
+/* Written twice: the text without the hash is hashed, and then the one with it is kept. */
 err audit_line_make(struct bytes *out, struct audit_line_head *head, const struct audit_line *line,
                     const struct ledger_key *key)
 {
@@ -236,6 +244,7 @@ static err read_object(struct audit_line_read *out, json_t *o, const char *text,
     return e;
 }
 
+/* A line that can be read is not yet whole: `out->whole` says whether its hash is right. */
 err audit_line_parse(struct audit_line_read *out, const char *text, size_t size)
 {
     struct audit_line_read line = {0};

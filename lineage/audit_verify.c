@@ -17,6 +17,7 @@ __attribute__((format(printf, 3, 4))) static void report(struct audit_verify *v,
     if (v->found) v->found(v->context, seq, v->line.file, v->line.row, text);
 }
 
+/* A head names its key, but only the auditor can say that it is the right one. */
 static bool is_known(const struct audit_verify *v, const uint8_t key[32])
 {
     for (size_t i = 0; i < v->keys; i++)
@@ -70,6 +71,8 @@ static bool judge_place(struct audit_verify *v, uint64_t seq, uint64_t next)
     return false;
 }
 
+/* Of a line whose predecessor is missing or was changed nothing can be said, and that one was
+ * reported. */
 static void judge_link(struct audit_verify *v, const struct audit_line_read *r)
 {
     static const struct digest none;
@@ -80,6 +83,7 @@ static void judge_link(struct audit_verify *v, const struct audit_line_read *r)
                r->seq);
 }
 
+/* A line in a wrong place is checked for itself too, because it may also have been changed. */
 static void judge_readable(struct audit_verify *v, const struct audit_line_read *r, uint64_t next)
 {
     bool placed = judge_place(v, r->seq, next);
@@ -117,6 +121,7 @@ static void judge(struct audit_verify *v, const struct audit_verify_line *after)
     v->expected++;
 }
 
+/* Files are one sequence: the first line of a month follows the last one of the month before. */
 void audit_verify_add(struct audit_verify *v, const char *name, const char *text, size_t size)
 {
     size_t row = 0;

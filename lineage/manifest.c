@@ -22,6 +22,8 @@ static err no_memory(void)
 
 /* ---- writing ---- */
 
+/* Everything between the outermost braces is hashed while it is written, so that the whole is never
+ * in memory. */
 static err add_text(struct bytes *out, struct manifest_writer *w, const char *text)
 {
     digest_add(&w->hash, text, strlen(text));
@@ -43,6 +45,7 @@ static err add_value(struct bytes *out, struct manifest_writer *w, json_t *value
     return e;
 }
 
+/* The keys of the document are in the order of canonical JSON: about, rounds, software. */
 err manifest_begin(struct bytes *out, struct manifest_writer *w, json_t *about)
 {
     *w = (struct manifest_writer){.software = json_object()};
@@ -94,6 +97,7 @@ err manifest_round(struct bytes *out, struct manifest_writer *w, const struct ma
                      /*open*/ 2);
 }
 
+/* Weights are written with 17 digits, which give the same number back. */
 err manifest_update(struct bytes *out, struct manifest_writer *w, const struct manifest_update *u)
 {
     char digest[DIGEST_TEXT_BYTES], software[DIGEST_TEXT_BYTES];
@@ -117,6 +121,7 @@ static void make_signed(uint8_t out[SIGNED_BYTES], const struct digest *hash)
     memcpy(out + sizeof domain, hash->byte, DIGEST_BYTES);
 }
 
+/* The descriptions come last, because only now all of them are known. */
 err manifest_end(struct bytes *out, struct manifest_writer *w, const struct ledger_key *key)
 {
     uint8_t message[SIGNED_BYTES], signature[crypto_sign_BYTES];
@@ -162,6 +167,7 @@ static err get_hex(uint8_t *out, size_t size, const json_t *object, const char *
     return ERR_NONE;
 }
 
+/* The key first: with a wrong key nothing else that this file says matters. */
 static err check_signature(const json_t *document, const char *path, const uint8_t key[32])
 {
     uint8_t stated[DIGEST_BYTES], value[crypto_sign_BYTES], public[32], message[SIGNED_BYTES];
@@ -247,6 +253,7 @@ static const char *text_of(const json_t *object, const char *key)
     return text ? text : "";
 }
 
+/* A state that says nothing of a field does not contradict the manifest. */
 static void compare_text(struct comparing *c, const json_t *about, const char *key, const char *is)
 {
     const char *stated = text_of(about, key);
@@ -275,6 +282,8 @@ static void compare_digest(struct comparing *c, const json_t *manifest, const st
     differ(c, "digest: the state has %s, the manifest %s", is, text_of(about, "state"));
 }
 
+/* The signature covers these lists, so a contradiction is a fault of the coordinator, for example a
+ * store that has lost rows. */
 static void check_rounds(struct comparing *c, const json_t *manifest)
 {
     const json_t *about = json_object_get(manifest, "about"), *round, *last = NULL;

@@ -105,6 +105,8 @@ static err fetch_part(bool *last, struct exporting *x, Fedlora__V1__AuditLogRequ
     return e;
 }
 
+/* No retry: an export that breaks off is started again, and an auditor must not get a log that was
+ * put together from two coordinators. */
 static err export_all(struct exporting *x, const struct audit_command *o, uint64_t since_ms)
 {
     Fedlora__V1__AuditLogRequest request = FEDLORA__V1__AUDIT_LOG_REQUEST__INIT;
@@ -120,6 +122,7 @@ static err export_all(struct exporting *x, const struct audit_command *o, uint64
     return e;
 }
 
+/* Complete or absent: a half of a log would verify as a shorter one. */
 static err export_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     (void)arguments;
@@ -193,6 +196,7 @@ static err add_all(struct audit_verify *v, const char *path, struct arena *arena
     return ERR_NONE;
 }
 
+/* The last lines of a running coordinator wait for the next head, which is not a fault. */
 static void print_proof(const struct audit_verify *v)
 {
     if (v->proven)
@@ -206,6 +210,7 @@ static void print_proof(const struct audit_verify *v)
     if (v->first > 1) printf("lines before %" PRIu64 " are not in this copy\n", v->first);
 }
 
+/* The findings come before the result on a terminal, and inside it as JSON. */
 static err print_result(const struct audit_verify *v, const struct verifying *w)
 {
     if (!w->o->common.json) {
@@ -224,6 +229,7 @@ static err print_result(const struct audit_verify *v, const struct verifying *w)
     return e;
 }
 
+/* Several keys, because a log outlives its key. */
 static err open_keys(uint8_t key[KEYS_MAX][32], const struct option_list *files)
 {
     if (files->count > KEYS_MAX)
@@ -233,6 +239,7 @@ static err open_keys(uint8_t key[KEYS_MAX][32], const struct option_list *files)
     return ERR_NONE;
 }
 
+/* Findings are an error of this command, so that a script that checks a log every night notices. */
 static err verify_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     const struct audit_command *o = options;

@@ -32,6 +32,7 @@ struct verify {
     json_t *differences;
 };
 
+/* Each as soon as it is found: the first one may be all that a person needs. */
 static void differs(void *context, const char *text)
 {
     struct verify *v = context;
@@ -78,6 +79,8 @@ static err refuse_whole(const struct verify *v, const char *path, const struct d
                     path);
 }
 
+/* The digest alone decides whether the file is the published one. The metadata is compared as well
+ * because it names what a wrong file is. */
 static err compare(struct verify *v, const json_t *manifest, const char *path)
 {
     struct adapter_file file = {0};
@@ -109,6 +112,7 @@ static size_t count_updates(const json_t *manifest)
     return n;
 }
 
+/* The facts that people ask for first; --json has all of them. */
 static err print(const struct verify *v, const json_t *manifest, const char *path)
 {
     const json_t *head = json_object_get(v->about, "audit");
@@ -136,6 +140,7 @@ static err print(const struct verify *v, const json_t *manifest, const char *pat
     return ERR_NONE;
 }
 
+/* The signature is checked before anything of the manifest is shown or compared. */
 static err verify_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     const struct verify_command *o = options;

@@ -23,6 +23,8 @@ uint64_t (*audit_now_ms)(void) = text_now_ms;
 
 /* ---- lines ---- */
 
+/* After the month has changed, lines go to the buffer of the new file. The old file gets its own
+ * lines first, so that both files are in the order of the numbers. */
 static struct bytes *buffer_of(struct audit *a)
 {
     return *a->next_file ? &a->next : &a->pending;
@@ -35,6 +37,8 @@ static const char *role_of(const struct rpc_peer *peer)
     return peer->role ? rpc_role_name(peer->role) : "";
 }
 
+/* The line gets its number and hash here, and not when it is written: so a line that waits for the
+ * disk cannot be left out without a trace. */
 static err add_line(struct audit *a, const struct audit_entry *e, uint64_t now)
 {
     const struct rpc_peer *peer = e->peer;
@@ -51,6 +55,8 @@ static err add_line(struct audit *a, const struct audit_entry *e, uint64_t now)
     return audit_line_make(buffer_of(a), &a->head, &line, NULL);
 }
 
+/* An hour without any line needs no head, because the last one covers everything. A quiet service
+ * therefore writes nothing. */
 static err add_head(struct audit *a, uint64_t now)
 {
     const struct audit_line line = {.time_ms = now, .role = "coordinator", .outcome = "ok"};
@@ -74,6 +80,7 @@ static err rotate(struct audit *a, uint64_t now)
     return ERR_NONE;
 }
 
+/* The lost lines have no numbers, so the chain has no gap; this line is the only trace of them. */
 static err add_lost(struct audit *a, uint64_t now)
 {
     const struct log_field count = LOG_INT("lines", a->lost);
@@ -85,6 +92,8 @@ static err add_lost(struct audit *a, uint64_t now)
     return ERR_NONE;
 }
 
+/* Nothing is returned, because the action has happened already. audit_ready() is the place to
+ * refuse. */
 void audit_add(struct audit *a, const struct audit_entry *entry)
 {
     if (!a) return;
@@ -97,6 +106,8 @@ void audit_add(struct audit *a, const struct audit_entry *entry)
 
 /* ---- denials ---- */
 
+/* Only copies are kept, because a flood of denials must not cost an allocation each. The mutex is
+ * held for a copy of some hundred bytes: handshakes fail in the thread of the front. */
 void audit_denied(struct audit *a, const struct rpc_peer *peer, const char *what, const char *why)
 {
     if (!a) return;
@@ -125,6 +136,8 @@ static bool take_denied(struct denied *out, struct audit *a, uint64_t now)
     return due;
 }
 
+/* The first denial of a second is described, and the others are counted. An attacker who wants to
+ * hide among them still leaves the count. */
 static void add_denied(struct audit *a)
 {
     struct denied d;
@@ -135,6 +148,8 @@ static void add_denied(struct audit *a)
 
 /* ---- the disk ---- */
 
+/* The descriptor of the file before is closed only once the new one is usable, so that a failure
+ * leaves the log as it was. */
 static err open_file(struct audit *a, const char *name)
 {
     char path[LIMIT_PATH_BYTES];
@@ -159,6 +174,8 @@ static err open_file(struct audit *a, const char *name)
     return ERR_NONE;
 }
 
+/* A write may be cut short by a full disk; the rest then fails, and write_pending() cuts the file
+ * back. */
 static err write_all(int fd, const uint8_t *data, size_t size)
 {
     for (size_t at = 0; at < size;) {
@@ -187,6 +204,9 @@ static err write_pending(struct audit *a, struct bytes *lines)
     return ERR_NONE;
 }
 
+/* The file of a month is complete, with its signed head, before the next one is made. A crash in
+ * between leaves a log that continues in the old file or in an empty new one, and both are found by
+ * continue_log(). */
 err audit_flush(struct audit *a)
 {
     if (!a) return ERR_NONE;
@@ -224,12 +244,14 @@ err audit_ready(struct audit *a)
 
 /* ---- time ---- */
 
+/* Times in a log are only as good as the clock, so an auditor must see each time it was set. */
 static void add_step(struct audit *a, uint64_t wall, int64_t by)
 {
     AUDIT(a, NULL, "clock.stepped", "", "ok", LOG_INT("by_ms", by),
           LOG_INT("was_ms", (int64_t)wall - by));
 }
 
+/* The monotonic clock is not set by anyone, so what the wall clock moves more than it is a step. */
 void audit_tick(struct audit *a)
 {
     if (!a) return;
@@ -280,6 +302,8 @@ static err read_end(size_t *size, char time[AUDIT_LINE_TIME_BYTES], struct audit
     return ERR_NONE;
 }
 
+/* A log whose end was damaged is not continued: a new chain behind it would look like the damage
+ * was ours. The operator decides, and keeps the evidence. */
 static err read_file(size_t *size, char time[AUDIT_LINE_TIME_BYTES], struct audit *a,
                      const char *name)
 {
@@ -319,6 +343,7 @@ out:
     return e;
 }
 
+/* The public half is written at each start, because an operator may have replaced the key. */
 static err open_key(struct audit *a, const char *key)
 {
     char path[LIMIT_PATH_BYTES], public[LIMIT_PATH_BYTES];
@@ -341,6 +366,7 @@ static void compare_time(struct audit *a, const char *last)
         AUDIT(a, NULL, "clock.stepped", "", "ok", LOG_STR("last_line", last));
 }
 
+/* The key comes before the log, so that no file is touched that could not be signed later. */
 err audit_open(struct audit **out, const char *data, const char *key)
 {
     char time[AUDIT_LINE_TIME_BYTES] = "";
@@ -363,6 +389,7 @@ out:
     return e;
 }
 
+/* A head at the end: after an orderly stop every line is proven. */
 void audit_close(struct audit *a)
 {
     if (!a) return;

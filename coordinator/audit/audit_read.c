@@ -30,6 +30,7 @@ static err find_file(size_t *at, const struct audit_place *place,
     return ERR_NONE;
 }
 
+/* pread(), because the descriptor of the writer appends and must not move. */
 static err read_at(struct bytes *out, int fd, uint64_t offset, size_t size)
 {
     uint8_t part[1 << 16];
@@ -70,6 +71,8 @@ static err read_lines(struct bytes *out, const struct audit *a, const char *name
     return e;
 }
 
+/* Empty files are stepped over, so that an empty answer means the end of the log. The place behind
+ * the last line stays valid while lines are added. */
 err audit_read(struct bytes *out, struct audit_place *place, struct audit *a, uint64_t since_ms,
                size_t most)
 {

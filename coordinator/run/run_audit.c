@@ -2,6 +2,8 @@
  * which was refused. */
 #include "coordinator/run/run.h"
 
+/* The weights are those before privacy and robust rules: the rules of the run gave them, and the
+ * auditor can compute them from the rows that members have stated. */
 void run_audit_published(const struct run *run, const struct publish_job *job)
 {
     const char *name = run->config->name;
@@ -20,6 +22,7 @@ void run_audit_published(const struct run *run, const struct publish_job *job)
           LOG_STR("state", digest), LOG_INT("updates", job->result.updates));
 }
 
+/* With the digest, because the member has the file and can show which one was refused. */
 void run_audit_refused(const struct run *run, const char *member, const struct store_update *u,
                        err why)
 {

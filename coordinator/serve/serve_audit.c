@@ -27,12 +27,15 @@ void serve_audit_turn(struct serve *s)
     if (s->server) rpc_server_release(s->server, e);
 }
 
+/* Replies of calls that added no line are held too. That costs them one flush, and is simpler than
+ * knowing which reply depends on which line. */
 bool serve_audit_holds(void *serve)
 {
     const struct serve *s = serve;
     return audit_pending(s->shop.audit);
 }
 
+/* Reads of an operator do not ask this, so that `run status` works while the disk is full. */
 err serve_audit_ready(struct rpc_call *call)
 {
     return audit_ready(serve_of(call)->shop.audit);
@@ -61,6 +64,7 @@ void serve_audit_act(struct rpc_call *call, const char *action, const char *obje
         AUDIT(a, peer, action, object, "ok", LOG_STR("detail", detail));
 }
 
+/* Also for a transfer that continues after a break: the offset tells them apart. */
 void serve_audit_fetched(struct rpc_call *call, const struct run *run, const struct digest *digest,
                          uint64_t offset)
 {
@@ -91,6 +95,7 @@ static err read_log(Fedlora__V1__AuditLogReply *reply, struct bytes *lines,
     return ERR_NONE;
 }
 
+/* A part is at most a message, so a log of any length is sent without holding up the loop. */
 static void log_begin(struct rpc_call *call, const void *data, size_t size)
 {
     Fedlora__V1__AuditLogRequest *request = NULL;

@@ -38,6 +38,7 @@ static int set_digest(json_t *object, const char *key, const struct store_blob *
     return json_object_set_new(object, key, json_string(text));
 }
 
+/* As the operator wrote them: with the defaults of the method they determine it. */
 static json_t *options_of(const Fedlora__V1__RunConfig *c)
 {
     json_t *list = json_array();
@@ -58,6 +59,8 @@ static err spent(double *epsilon, struct run *run, struct arena *arena)
     return ERR_NONE;
 }
 
+/* Facts of this moment, except those of the state. The head of the audit log ties the manifest to
+ * the log: lines up to it cannot be removed without contradicting the manifest. */
 static err describe(json_t *about, struct serve *s, struct run *run, const struct stream *m,
                     struct arena *arena)
 {
@@ -109,6 +112,7 @@ static err start(struct stream *m, struct serve *s, struct run *run, const struc
 
 /* ---- rounds ---- */
 
+/* One row at a time, because the updates of a round are written inside it. */
 static err add_round(struct stream *m, struct store *store, struct arena *arena)
 {
     struct store_lineage *row = NULL;
@@ -129,6 +133,8 @@ static err add_round(struct stream *m, struct store *store, struct arena *arena)
     return ERR_NONE;
 }
 
+/* By the member after the last one, and not by a cursor: a statement that stays open would keep the
+ * database from truncating its log while a slow client downloads. */
 static err add_updates(struct stream *m, struct store *store, struct arena *arena)
 {
     struct store_counted *row = NULL;
@@ -150,6 +156,8 @@ static err add_updates(struct stream *m, struct store *store, struct arena *aren
     return ERR_NONE;
 }
 
+/* As many rows as make a chunk, some milliseconds of work. The rest is made when the transport has
+ * taken this one, so a manifest costs one chunk of memory. */
 static err fill(struct stream *m, struct serve *s)
 {
     struct arena arena = {0};
@@ -183,6 +191,7 @@ static err find_state(struct stream *m, struct store_blob *state, struct run *ru
     return store_lineage_find(&m->last, &state->size, run->shop->store, run->id, &state->digest);
 }
 
+/* The export is recorded before its first byte leaves. */
 static err begin(struct stream *m, struct rpc_call *call,
                  const Fedlora__V1__ManifestRequest *request)
 {
@@ -200,6 +209,7 @@ static err begin(struct stream *m, struct rpc_call *call,
     return start(m, s, run, &state);
 }
 
+/* The state is set before the first check, so that manifest_call_over() frees it on every path. */
 static void manifest_call_begin(struct rpc_call *call, const void *data, size_t size)
 {
     Fedlora__V1__ManifestRequest *request = NULL;
@@ -214,6 +224,7 @@ static void manifest_call_begin(struct rpc_call *call, const void *data, size_t 
     message_free(request);
 }
 
+/* The rest, at most one group of rows, moves to the front of the buffer. */
 static void send_chunk(struct rpc_call *call, struct stream *m)
 {
     Fedlora__V1__Chunk chunk = FEDLORA__V1__CHUNK__INIT;

@@ -54,6 +54,7 @@ static err copy_text(const char **out, const struct db_query *q, int column, str
     return arena_text(out, arena, text, strlen(text));
 }
 
+/* Rounds of older versions have no row in `made`: the outer join keeps them, not `known`. */
 static err read_rounds(struct store_lineage *row, size_t *count, struct db_query *q, size_t most,
                        struct arena *arena)
 {
@@ -70,6 +71,7 @@ static err read_rounds(struct store_lineage *row, size_t *count, struct db_query
     return ERR_NONE;
 }
 
+/* In pages, because a run may have 100,000 rounds. */
 err store_lineage_rounds(struct store_lineage **out, size_t *count, struct store *store,
                          int64_t run, uint32_t after, size_t most, struct arena *arena)
 {
@@ -132,6 +134,8 @@ err store_lineage_counted(struct store_counted **out, size_t *count, struct stor
     return ERR_NONE;
 }
 
+/* The newest, because two rounds may publish equal bytes: then both descriptions are true, and the
+ * later one has the longer history. */
 err store_lineage_find(uint32_t *round, uint64_t *size, struct store *store, int64_t run,
                        const struct digest *state)
 {

@@ -77,6 +77,12 @@ grep -qE '^coordinator.jsonl +client +5 +' "$work/said" || fail_with "$work/said
 cmp "$work/audit/coordinator.jsonl" "$work/ledger" || fail "the ledger fetched is not the one beside the database"
 if admin audit r -o "$work/audit" >"$work/said" 2>&1; then fail "an audit was overwritten"; fi
 admin audit r -o "$work/audit" --force >/dev/null
+python3 - "$work/audit/manifest.json" <<'PYTHON' || fail "the manifest tells which members were drawn"
+import json, sys
+manifest = json.load(open(sys.argv[1]))["manifest"]
+assert manifest["about"]["withheld"] and manifest["about"]["epsilon"] > 0
+assert len(manifest["rounds"]) > 2 and not any(r["updates"] for r in manifest["rounds"])
+PYTHON
 head=$(grep -ao '"ledger_head":"[0-9a-f]*"\|"ledger_head": "[0-9a-f]*"' "$work/ann.log" | grep -o '[0-9a-f]\{64\}')
 verify() { # STATUS TEXT FILE OPTION...
   local wanted=$1 text=$2 status=0
