@@ -119,7 +119,8 @@ static err help_sentence(struct bytes *out, const struct option_row *row)
     return bytes_printf(out, "%s\n", out->data[end] == '.' ? "" : ".");
 }
 
-static err facts(struct bytes *out, const struct option_row *row, bool file)
+static err facts(struct bytes *out, const struct option_set *set, const struct option_row *row,
+                 bool file)
 {
     bool bounds = option_has_bounds(row);
     if (row->fallback && *row->fallback && row->kind != OPTION_FLAG) {
@@ -136,7 +137,15 @@ static err facts(struct bytes *out, const struct option_row *row, bool file)
     }
     if (row->required) TRY(bytes_printf(out, "Required.\n"));
     const char *other = file ? row->flag : row->key;
-    if (!other) return ERR_NONE;
+    bool second = !file && row->sectioned && set->section;
+    if (second) {
+        TRY(bytes_printf(out, "In a configuration file: \\fB"));
+        TRY(put_text(out, set->section));
+        TRY(bytes_printf(out, "."));
+        TRY(put_text(out, row->flag));
+        TRY(bytes_printf(out, "\\fR.\n"));
+    }
+    if (!other || second) return ERR_NONE;
     TRY(bytes_printf(out, file ? "On the command line: " : "In a configuration file: "));
     TRY(bytes_printf(out, "\\fB"));
     if (file) TRY(put_text(out, option_prefix(row)));
@@ -171,11 +180,12 @@ out:
     return e;
 }
 
-static err option(struct bytes *out, const struct option_row *row, bool file)
+static err option(struct bytes *out, const struct option_set *set, const struct option_row *row,
+                  bool file)
 {
     TRY(head(out, row, file));
     TRY(help_sentence(out, row));
-    return facts(out, row, file);
+    return facts(out, set, row, file);
 }
 
 /* The keys of a file under the heading of their section, which stands where its first key is. */
@@ -188,7 +198,7 @@ static err keys(struct bytes *out, const struct option_set *set)
         bool same = before && option_section_size(before->key) == size &&
                     memcmp(before->key, row->key, size) == 0;
         if (!same && size) TRY(bytes_printf(out, ".SS [%.*s]\n", (int)size, row->key));
-        TRY(option(out, row, true));
+        TRY(option(out, set, row, true));
         before = row;
     }
     return ERR_NONE;
@@ -200,7 +210,7 @@ static err options(struct bytes *out, const struct man_page *page)
     TRY(bytes_printf(out, ".SH %s\n", page->file ? "KEYS" : "OPTIONS"));
     if (page->file) return keys(out, page->set);
     for (size_t i = 0; (row = option_row_at(page->set, i)); i++)
-        if (row->flag) TRY(option(out, row, false));
+        if (row->flag) TRY(option(out, page->set, row, false));
     return ERR_NONE;
 }
 

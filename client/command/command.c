@@ -237,7 +237,7 @@ struct option_set command_set(const struct command *command,
                                .count = n,
                                .skipped = command->skipped,
                                .others = command->reads_file ? NULL : is_known_key,
-                               .section = command->name};
+                               .section = command_files_used(command) ? command->name : NULL};
 }
 
 /* Built in memory and printed at the end, so that an error leaves no half of a help text. */

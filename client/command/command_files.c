@@ -18,6 +18,11 @@ static const struct option_row *config_row(const struct command *command)
     return NULL;
 }
 
+bool command_files_used(const struct command *command)
+{
+    return config_row(command) != NULL && !command->reads_file;
+}
+
 /* The arena's copy of the path if this user can read the file; NULL otherwise. */
 static err take_readable(const char **out, const char *path, struct arena *arena)
 {
@@ -51,7 +56,7 @@ err command_files_find(struct command_files *out, const void *options,
         files.path = rest->count ? rest->item[0] : NULL;
     else if (row)
         files.path = *(const char *const *)((const char *)options + row->at);
-    bool wanted = row && !command->reads_file && !(files.whole && files.path);
+    bool wanted = command_files_used(command) && !(files.whole && files.path);
     if (wanted) TRY(find_default(&files.common, arena));
     *out = files;
     return ERR_NONE;

@@ -18,6 +18,8 @@ struct command_files {
     const char *path;   /* the argument, or the value of --config; NULL: none */
     bool whole;         /* all of `common` is read */
 };
+/* True if the command takes options from a configuration file. */
+bool command_files_used(const struct command *command);
 /* `options` after a first reading of the command line; `rest`: its arguments. */
 err command_files_find(struct command_files *out, const void *options,
                        const struct command *command, const struct option_list *rest,
