@@ -349,6 +349,7 @@ static err check_paths(const struct config *c)
     return ERR_NONE;
 }
 
+/* One option for both ways of signing, so that they cannot contradict each other. */
 const char *config_signer_command(const struct config *config)
 {
     static const char prefix[] = "command:";

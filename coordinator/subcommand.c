@@ -49,6 +49,7 @@ bool subcommand_asked(int argc, char **argv)
     return argc > 1 && (argv[1][0] != '-' || subcommand_pages_asked(argv[1]));
 }
 
+/* Names are padded to the longest one, so that the purposes are one column. */
 err subcommand_list(struct bytes *out)
 {
     for (size_t i = 0; i < SUBCOMMANDS; i++)

@@ -85,6 +85,7 @@ struct made_all {
     size_t count;
 };
 
+/* The order of the files is that of the report. */
 static struct bytes *add(struct made_all *all, const char *name, const char *what, bool secret)
 {
     REQUIRE(all->count < CA_FILES_MAX);
@@ -94,6 +95,7 @@ static struct bytes *add(struct made_all *all, const char *name, const char *wha
     return &file->text;
 }
 
+/* Keys are wiped, also after an error. */
 static void close_all(struct made_all *all)
 {
     for (size_t i = 0; i < all->count; i++) {
@@ -211,6 +213,7 @@ static err write_files(const struct made_all *all, const char *dir)
     return ERR_NONE;
 }
 
+/* The hash of the root is what institutions compare, so it is printed at the first occasion. */
 static err report(const struct made_all *all, const struct ca_init *o)
 {
     char hash[ENROLL_HASH_TEXT_BYTES];
@@ -236,6 +239,7 @@ static err report(const struct made_all *all, const struct ca_init *o)
     return e;
 }
 
+/* An operator called "ca" would overwrite nothing, but would have a file that looks like the root. */
 static err check_names(const struct ca_init *o)
 {
     if (!text_is_name(o->federation, LIMIT_NAME_BYTES - 1))

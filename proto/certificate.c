@@ -28,6 +28,7 @@ static err take_bio(struct bytes *out, BIO *bio, bool written, const char *what)
     return e;
 }
 
+/* Without the text form that openssl prints in front, because some readers take the first line. */
 static err append_cert(struct bytes *out, X509 *cert)
 {
     BIO *bio = BIO_new(BIO_s_mem());
@@ -54,6 +55,7 @@ struct form {
     int64_t ends_s;
 };
 
+/* NULL leaves the extension out. */
 static bool add_extension(X509 *cert, X509V3_CTX *context, int nid, const char *value)
 {
     if (value == NULL) return true;
@@ -91,6 +93,8 @@ static bool set_subject(X509 *cert, const struct form *form)
     return add_name(name, "O", form->organization, 64) && add_name(name, "CN", form->name, 64);
 }
 
+/* Random, so that a serial number says nothing about how many certificates there are, and no state
+ * is needed. */
 static bool set_serial(X509 *cert)
 {
     BIGNUM *number = BN_new();

@@ -82,6 +82,7 @@ static const struct option_row sign_rows[] = {
     REMOTE_OPTION_ROWS(AT(remote)),
 };
 
+/* One form for all tables: it sorts as text, and has no zone to be guessed. */
 const char *command_time(char out[COMMAND_TIME_BYTES], uint64_t wall_ms)
 {
     time_t seconds = (time_t)(wall_ms / 1000);
@@ -103,6 +104,7 @@ static void print_runs(const Fedlora__V1__Identity *i)
     printf("%s\n", i->n_runs ? "" : "-");
 }
 
+/* The newest first; an operator looks for the serial to revoke. */
 static err print_certificates(const Fedlora__V1__Identity *i)
 {
     static const char *const head[] = {"serial", "how", "issued", "ends", "revoked", "reason"};
@@ -129,6 +131,7 @@ out:
     return e;
 }
 
+/* A fixed order and one fact a line, so that it can be read out and searched. */
 static err print_identity(const struct member_command *o, const Fedlora__V1__Identity *i)
 {
     char added[COMMAND_TIME_BYTES], changed[COMMAND_TIME_BYTES], ends[COMMAND_TIME_BYTES];
@@ -162,6 +165,7 @@ static err call_one(const struct member_command *o, const char *path,
     return e;
 }
 
+/* show, add and rename have one request; the path is the difference. */
 static err ask(const struct member_command *o, const char *path, const char *id, const char *name)
 {
     Fedlora__V1__IdentityRequest request = FEDLORA__V1__IDENTITY_REQUEST__INIT;
@@ -221,6 +225,7 @@ static err add_row(struct table *t, const Fedlora__V1__Identity *i)
     return table_cell(t, "%s", *i->name ? i->name : "-");
 }
 
+/* Members and operators in one table, because both have certificates that end. */
 static err print_list(const struct member_command *o, const Fedlora__V1__IdentityList *list)
 {
     static const char *const head[] = {"id",        "role",    "state",    "certificate ends",
@@ -326,6 +331,8 @@ static err write_signed(const struct member_command *o, const Fedlora__V1__Certi
     return ERR_NONE;
 }
 
+/* The output is checked before the call, because a certificate that cannot be written is lost but
+ * recorded. */
 static err sign_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     static const struct remote_method method = {RPC_PATH_ADMIN(sign_identity),

@@ -171,6 +171,7 @@ out:
     return e;
 }
 
+/* Tokens of the last month; older ones are in the audit log only. */
 static err list_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     const struct token_command *o = options;
@@ -182,6 +183,7 @@ static err list_run(void *options, const struct option_list *arguments, struct a
     return e;
 }
 
+/* The answer is the list, so that the operator sees that none is open. */
 static err revoke_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     static const struct remote_method method = {RPC_PATH_ADMIN(revoke_token),

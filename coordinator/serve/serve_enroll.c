@@ -38,6 +38,9 @@ struct enrolment {
     char software[SERVE_SOFTWARE_BYTES], server[ENROLL_SERVER_BYTES];
 };
 
+/* Tries of strangers and renewals of members have limits of their own, because the general limit of
+ * calls is far too high for work that signs and writes. The signer has a thread, so that a slow
+ * authority never delays a round. */
 err serve_enroll_open(struct serve *s)
 {
     const struct rate_rules tries = {.per_second = ENROLL_TRIES / 60.0,
@@ -116,6 +119,7 @@ static void answer(struct rpc_call *call, const struct answer *a)
     free(ca);
 }
 
+/* The peer may have left while its job was in the signer's queue. */
 static void refuse(struct rpc_call *call, err e)
 {
     if (call) serve_refuse(call, e);
@@ -123,6 +127,7 @@ static void refuse(struct rpc_call *call, err e)
 
 /* ---- tokens ---- */
 
+/* Enough digits to compare two keys by eye, and few enough to read them out on the telephone. */
 static void key_text(char out[KEY_DIGITS + 1], const struct digest *key)
 {
     char all[DIGEST_TEXT_BYTES];
@@ -130,6 +135,7 @@ static void key_text(char out[KEY_DIGITS + 1], const struct digest *key)
     snprintf(out, KEY_DIGITS + 1, "%.*s", KEY_DIGITS, all);
 }
 
+/* UTC, because an institution may be in another zone than the coordinator. */
 static void time_text(char out[32], uint64_t wall_ms)
 {
     time_t seconds = (time_t)(wall_ms / 1000);
@@ -137,6 +143,8 @@ static void time_text(char out[32], uint64_t wall_ms)
     if (!gmtime_r(&seconds, &tm) || strftime(out, 32, "%Y-%m-%dT%H:%M:%SZ", &tm) == 0) *out = 0;
 }
 
+/* Both keys are named, so that the institution can compare its own key with them: if neither is its
+ * own, somebody else has seen the token. */
 static err was_used(const struct store_token *t, const struct digest *key)
 {
     char used[KEY_DIGITS + 1], asks[KEY_DIGITS + 1], when[32];
@@ -188,6 +196,7 @@ static err find_token(bool *again, struct store_token *t, struct enrolment *n,
     return ERR_NONE;
 }
 
+/* Texts of the row point into the job, which outlives the transaction. */
 static struct store_certificate as_row(const struct enrolment *n, const char *how)
 {
     const struct certificate_issued *c = &n->signer.issued;
@@ -199,6 +208,7 @@ static struct store_certificate as_row(const struct enrolment *n, const char *ho
                                       .ends_s = c->ends_s};
 }
 
+/* One line a certificate, with all that an auditor needs to find it again: serial, end, key. */
 static void record(struct enrolment *n, const char *action, const char *how)
 {
     char key[KEY_DIGITS + 1];
@@ -253,6 +263,7 @@ static err finish_other(const char **chain, struct enrolment *n)
     return ERR_NONE;
 }
 
+/* A refused token may be a guess or a theft, so it is in the audit log with its address. */
 static void record_refusal(struct enrolment *n, err e)
 {
     const char *action = n->purpose == FOR_TOKEN ? "token.refused" : "certificate.refused";
@@ -281,6 +292,7 @@ static void done(struct work_job *job)
     free(n);
 }
 
+/* The job stays with the signer. Without a call its result is only recorded. */
 static void over(struct rpc_call *call, bool answered)
 {
     struct enrolment *n = rpc_call_state(call);
@@ -290,6 +302,7 @@ static void over(struct rpc_call *call, bool answered)
 
 /* ---- the calls ---- */
 
+/* Everything that `done` needs is copied, because the peer and its message are gone by then. */
 static err begin(struct enrolment **out, struct rpc_call *call, enum purpose purpose)
 {
     struct serve *s = serve_of(call);
@@ -306,6 +319,8 @@ static err begin(struct enrolment **out, struct rpc_call *call, enum purpose pur
     return ERR_NONE;
 }
 
+/* Checked here, in the loop thread, so that a request that cannot be signed costs the signer
+ * nothing. */
 static err take_request(struct enrolment *n, const ProtobufCBinaryData *csr, struct digest *key)
 {
     TRY(certificate_request_key(key, csr->data, csr->len));
@@ -323,6 +338,7 @@ static err push(struct enrolment *n)
     return ERR_NONE;
 }
 
+/* Before the signer has the job. */
 static void give_up(struct enrolment *n, struct rpc_call *call, err e)
 {
     if (n) record_refusal(n, e);
@@ -340,6 +356,7 @@ static void network_of(char out[RPC_ADDRESS_BYTES], const char *address)
     (void)inet_ntop(AF_INET6, &six, out, RPC_ADDRESS_BYTES);
 }
 
+/* Before the message is read, so that wrong tokens are as cheap as possible. */
 static err limit_tries(struct serve *s, const struct rpc_peer *peer)
 {
     char network[RPC_ADDRESS_BYTES];
@@ -349,6 +366,7 @@ static err limit_tries(struct serve *s, const struct rpc_peer *peer)
                     peer->address, ENROLL_TRIES);
 }
 
+/* *answered: this token gave a certificate to the same key before, and the answer was repeated. */
 static err enroll(struct enrolment *n, const Fedlora__V1__EnrollRequest *request, bool *answered)
 {
     struct arena arena = {0};
@@ -426,6 +444,7 @@ static void renew_begin(struct rpc_call *call, const void *data, size_t size)
     message_free(request);
 }
 
+/* The operator answers for the identity, so there is no token. */
 static err sign(struct enrolment *n, const Fedlora__V1__SignRequest *request)
 {
     struct store_who who;

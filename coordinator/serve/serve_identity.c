@@ -17,6 +17,7 @@ enum {
 
 /* ---- finding ---- */
 
+/* The order of the store's list, so that rows are appended as they are read. */
 static int order(enum rpc_role role, const char *id, const struct serve_identity *row)
 {
     int by_role = strcmp(rpc_role_name(role), rpc_role_name(row->role));
@@ -65,6 +66,7 @@ err serve_identity_who(struct store_who *out, enum rpc_role *role, const char *r
 
 /* ---- what calls have shown ---- */
 
+/* Only what calls have shown; the other columns belong to commands. */
 static struct store_identity as_row(const struct serve_identity *i)
 {
     return (struct store_identity){.who = {rpc_role_name(i->role), i->id},
@@ -90,6 +92,8 @@ static err save(struct serve *s)
     return ERR_NONE;
 }
 
+/* Once an hour, because members call all the time and a write for each call would wear the disk. A
+ * crash loses at most the last hour of "last call". */
 void serve_identity_turn(struct serve *s, uint64_t now_ms)
 {
     struct serve_identities *all = &s->identities;
@@ -113,6 +117,8 @@ static void list_operator(struct serve *s, const struct rpc_peer *peer)
         LOG(LOG_WARN, "member.not_listed", LOG_STR("member", peer->id), LOG_STR("error", e.text));
 }
 
+/* At each call, so it only changes memory. The address is compared first, because copying it is more
+ * work than the comparison. */
 void serve_identity_seen(struct serve *s, const struct rpc_peer *peer)
 {
     struct serve_identity *i = find(&s->identities, peer->role, peer->id);
@@ -144,6 +150,8 @@ static int by_serial(const void *serial, const void *row)
     return strcmp(serial, row);
 }
 
+/* Two questions, because an operator revokes either the member or one of its certificates. Texts say
+ * what helps, and not why, because the reason is for operators. */
 err serve_identity_check(struct serve *s, const struct rpc_peer *peer)
 {
     const struct serve_identities *all = &s->identities;
@@ -222,6 +230,7 @@ static err allow(struct serve *s, const struct store_identity *row, size_t count
     return config_allow(s->config, &members, &admins);
 }
 
+/* The list is replaced as a whole: rows are few, changes are rare, and no case can be forgotten. */
 static err load_rows(struct serve *s, struct arena *arena)
 {
     struct serve_identities *all = &s->identities;
@@ -260,6 +269,8 @@ static void cut_off(struct serve *s)
     }
 }
 
+/* First the list, then the runs, then the connections: a member whose connection ends comes back at
+ * once, and must find itself refused. */
 err serve_identity_load(struct serve *s)
 {
     struct arena arena = {0};
@@ -273,6 +284,7 @@ err serve_identity_load(struct serve *s)
     return ERR_NONE;
 }
 
+/* The file's names go into the store, which then has all; so there is one list to ask. */
 static err import(struct serve *s, enum rpc_role role, const struct option_list *list)
 {
     size_t changed = 0;
@@ -284,6 +296,7 @@ static err import(struct serve *s, enum rpc_role role, const struct option_list 
     return ERR_NONE;
 }
 
+/* Also after each reload of the file. */
 err serve_identity_open(struct serve *s)
 {
     TRY(import(s, RPC_CLIENT, &s->config->listed));
@@ -291,6 +304,7 @@ err serve_identity_open(struct serve *s)
     return serve_identity_load(s);
 }
 
+/* A coordinator that stops in order loses no "last call". */
 void serve_identity_close(struct serve *s)
 {
     err e = s->shop.store && s->identities.count ? save(s) : ERR_NONE;
@@ -302,6 +316,8 @@ void serve_identity_close(struct serve *s)
 
 /* ---- the logs ---- */
 
+/* The same facts for both logs: the lines of the log are for today, the audit log is for years and
+ * for others than the operator. */
 void serve_identity_record(struct serve *s, const struct rpc_peer *peer,
                            const struct serve_action *a)
 {

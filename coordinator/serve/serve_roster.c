@@ -96,6 +96,8 @@ static err answer_identity(struct rpc_call *call, const struct store_who *who, s
     return ERR_NONE;
 }
 
+/* In pages by the last name, because a list of thousands is larger than a message and may change
+ * between two pages. */
 static err list(struct rpc_call *call, const Fedlora__V1__IdentityPage *page, struct arena *arena)
 {
     struct serve *s = serve_of(call);
@@ -143,6 +145,7 @@ static err check_text(const char *t, size_t bytes_max, const char *what)
     return ERR_NONE;
 }
 
+/* The id is in certificates, runs and ledgers and can never change; this name is for people. */
 static err rename_to(struct serve *s, const struct rpc_peer *peer, const struct store_who *who,
                      const char *name)
 {
@@ -155,6 +158,7 @@ static err rename_to(struct serve *s, const struct rpc_peer *peer, const struct 
     return ERR_NONE;
 }
 
+/* Also the way back for one that was revoked. It needs a new certificate all the same. */
 static err add_identity(struct serve *s, const struct rpc_peer *peer, const struct store_who *who,
                         const char *name)
 {
@@ -169,6 +173,7 @@ static err add_identity(struct serve *s, const struct rpc_peer *peer, const stru
 
 enum change { CHANGE_NONE, CHANGE_ADD, CHANGE_RENAME };
 
+/* All of them answer with the identity as it is afterwards. */
 static void change_begin(struct rpc_call *call, const void *data, size_t size, enum change change)
 {
     struct arena arena = {0};
@@ -202,6 +207,7 @@ static void rename_begin(struct rpc_call *call, const void *data, size_t size)
     change_begin(call, data, size, CHANGE_RENAME);
 }
 
+/* As the log and `member show` print it, so that it can be copied. */
 static err check_serial(const char *serial)
 {
     size_t size = strlen(serial);

@@ -18,6 +18,7 @@ static char *text(const char *t)
     return (char *)(uintptr_t)t; /* messages have no const, and do not change their texts */
 }
 
+/* Derived when it is asked for, because a token ends by the clock and not by an event. */
 static const char *token_state(const struct store_token *t)
 {
     if (t->revoked_ms) return "revoked";
@@ -25,6 +26,7 @@ static const char *token_state(const struct store_token *t)
     return text_wall_ms() >= t->ends_ms ? "ended" : "open";
 }
 
+/* The secret is not in the store, so no list can show it. */
 static void fill_token(Fedlora__V1__Token *out, const struct store_token *t)
 {
     fedlora__v1__token__init(out);
@@ -95,6 +97,7 @@ static err enroll_server(char out[ENROLL_SERVER_BYTES], const struct serve *s, c
     return err_is(e) ? err_in(e, "address of enrolment") : ERR_NONE;
 }
 
+/* The secret exists in this function and in the printed token only; both are wiped. */
 err serve_token_make(char out[ENROLL_TOKEN_BYTES], struct store *store, const struct config *config,
                      struct store_token *token)
 {
@@ -114,6 +117,8 @@ err serve_token_make(char out[ENROLL_TOKEN_BYTES], struct store *store, const st
     return e;
 }
 
+/* Without an address of enrolment the token would be worthless, and the institution would find that
+ * out, not the operator. */
 static err create(struct rpc_call *call, const Fedlora__V1__TokenRequest *request)
 {
     struct serve *s = serve_of(call);
@@ -146,6 +151,7 @@ static err create(struct rpc_call *call, const Fedlora__V1__TokenRequest *reques
     return ERR_NONE;
 }
 
+/* All open ones of the identity, because an operator who revokes does not know which one leaked. */
 static err revoke_tokens(struct rpc_call *call, const Fedlora__V1__TokenRequest *request,
                          struct arena *arena)
 {

@@ -10,6 +10,7 @@
 
 enum { PEM_BYTES_MAX = 1 << 20 };
 
+/* Asked before a job is queued, so that a coordinator without an authority says so at once. */
 err signer_check(const struct config *config)
 {
     if (config_signer_command(config) || config->enroll_key) return ERR_NONE;
@@ -17,6 +18,8 @@ err signer_check(const struct config *config)
                                "or signer, are not set");
 }
 
+/* Reading two small files costs less than the signature, and lets an operator replace them at any
+ * time. */
 static err sign_here(struct signer_job *job, const struct certificate_order *order)
 {
     const struct config *c = job->config;
@@ -62,6 +65,8 @@ out:
     return e;
 }
 
+/* The life depends on the role alone. Operators have a short one, because their certificates can do
+ * more and renew themselves at each use. */
 err signer_sign(struct signer_job *job)
 {
     uint64_t life_ms =
@@ -79,6 +84,8 @@ err signer_sign(struct signer_job *job)
                                               : sign_here(job, &order);
 }
 
+/* A key that does not belong to its certificate, an authority that has ended, or one that does not
+ * lead to the root would be noticed only when an institution enrols. */
 static err probe_here(struct signer_job *job)
 {
     const struct certificate_order order = {.request = job->request,
@@ -120,6 +127,7 @@ err signer_probe(const struct config *config)
     return e;
 }
 
+/* One after the other: a command may not like to be started twice at once. */
 static void run(struct work_job *batch, struct store *store)
 {
     (void)store;
@@ -127,6 +135,7 @@ static void run(struct work_job *batch, struct store *store)
         job->result = signer_sign((struct signer_job *)job);
 }
 
+/* The queue is bounded; a peer that finds it full comes back later. */
 err signer_open(struct work **out, const struct work_options *options)
 {
     struct work_options o = *options;

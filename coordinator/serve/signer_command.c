@@ -22,6 +22,8 @@ struct variables {
     char *list[VARIABLES_MAX + OURS + 1];
 };
 
+/* Tokens and addresses of known signers are in such variables. Nothing else of this process is the
+ * command's business. */
 static bool is_passed_on(const char *variable)
 {
     static const char *const names[] = {"PATH=", "HOME=", "VAULT_", "STEP", "FEDLORA_"};
@@ -30,6 +32,7 @@ static bool is_passed_on(const char *variable)
     return false;
 }
 
+/* Names are safe in an environment and in a shell, because text_is_name() has passed them. */
 static void fill_variables(struct variables *v, const struct certificate_order *o)
 {
     size_t n = 0;
@@ -85,6 +88,7 @@ static int spawn(struct child *out, int in_end, int out_end, const struct signer
     return code;
 }
 
+/* Our ends do not block, so that a command that neither reads nor writes can be timed out. */
 static err start(struct child *out, const struct signer_command *command)
 {
     int in[2] = {-1, -1}, back[2] = {-1, -1};
@@ -118,6 +122,7 @@ static void feed(struct child *c, size_t *sent, const struct bytes *request)
     if (failed || *sent == request->size) close_fd(&c->in);
 }
 
+/* The output is bounded, because a broken command may print without end. */
 static err drain(struct bytes *out, struct child *c, const char *path)
 {
     char part[4096];
@@ -173,6 +178,7 @@ static err reap(struct child *c, const struct signer_command *command, err e, ui
                     WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
 }
 
+/* One deadline for all of it: start, conversation and end. */
 err signer_command_run(struct bytes *out, const struct signer_command *command)
 {
     struct child child = {.in = -1, .out = -1};

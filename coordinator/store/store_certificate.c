@@ -11,6 +11,7 @@ static err copy_text(const char **out, const struct db_query *q, int column, str
     return arena_text(out, arena, text, strlen(text));
 }
 
+/* At most `most` rows are read, however many a member has. */
 err store_certificates(struct store_certificate **out, size_t *count, struct store *store,
                        const struct store_who *who, size_t most, struct arena *arena)
 {
@@ -80,6 +81,7 @@ static err insert_unknown(struct db *db, const struct store_who *who, const char
                   now_ms, now_ms, reason);
 }
 
+/* One transaction with the token, or a thief could get the same certificate again. */
 err store_certificate_revoke(bool *found, struct store *store, const struct store_who *who,
                              const char *serial, const char *reason, uint64_t now_ms)
 {
@@ -109,6 +111,7 @@ err store_certificate_good(bool *good, struct store *store, const char *serial)
     return ERR_NONE;
 }
 
+/* Sorted by the database in the order of bytes, which is that of strcmp(). */
 err store_certificates_revoked(const char ***out, size_t *count, struct store *store, int64_t now_s,
                                struct arena *arena)
 {

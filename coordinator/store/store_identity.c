@@ -35,6 +35,7 @@ static err read_identity(struct store_identity *row, const struct db_query *q, s
     return ERR_NONE;
 }
 
+/* Counted first, because an arena cannot grow an array. */
 err store_identities(struct store_identity **out, size_t *count, struct store *store,
                      const struct store_who *after, size_t most, struct arena *arena)
 {
@@ -97,6 +98,7 @@ struct import {
     uint64_t now_ms;
 };
 
+/* A revoked name stays revoked although the file has it: the command is newer than the file. */
 static err import_names(struct db *db, size_t *changed, const struct import *in)
 {
     for (size_t i = 0; i < in->count; i++) {
@@ -143,6 +145,7 @@ static err import_removals(struct store *store, size_t *changed, const struct im
     return e;
 }
 
+/* One transaction, so that no reader sees half of a file's list. Sorted for the search by name. */
 err store_identity_import(size_t *changed, struct store *store, const char *role,
                           const char *const *id, size_t count, uint64_t now_ms)
 {
@@ -164,6 +167,7 @@ err store_identity_import(size_t *changed, struct store *store, const char *role
     return db_end(&store->db, e);
 }
 
+/* "" if there is none. */
 err store_identity_state(char out[STORE_STATE_BYTES], struct db *db, const struct store_who *who)
 {
     struct db_query q = {0};
@@ -177,6 +181,7 @@ err store_identity_state(char out[STORE_STATE_BYTES], struct db *db, const struc
     return e;
 }
 
+/* The text has the command that helps, with its option, to be copied. */
 err store_identity_was_revoked(const struct store_who *who)
 {
     return err_make(ERR_REFUSED, "%s was revoked; fedlora member add %s%s admits it again", who->id,
@@ -196,6 +201,8 @@ err store_identity_put(struct db *db, const struct store_who *who, const char *s
                   (int64_t)act->now_ms);
 }
 
+/* The state is read inside the transaction, because the signer's result of another call may change
+ * it. */
 err store_identity_add(struct store *store, const struct store_who *who, const char *state,
                        bool again, const struct store_act *act)
 {
@@ -207,6 +214,7 @@ err store_identity_add(struct store *store, const struct store_who *who, const c
     return db_end(&store->db, e);
 }
 
+/* Nothing but people reads this name, so it needs no event in the store. */
 err store_identity_rename(bool *found, struct store *store, const struct store_who *who,
                           const char *name)
 {
@@ -242,6 +250,7 @@ err store_identity_revoke(struct store *store, const struct store_who *who, cons
     return db_end(db, e);
 }
 
+/* One flush for all of them. */
 err store_identity_seen(struct store *store, const struct store_identity *row, size_t count)
 {
     if (count == 0) return ERR_NONE;
@@ -256,6 +265,7 @@ err store_identity_seen(struct store *store, const struct store_identity *row, s
     return db_end(&store->db, e);
 }
 
+/* The audit log has all of it for ever; these rows are for decisions and lists. */
 err store_identity_sweep(struct store *store, uint64_t now_ms)
 {
     int64_t now = (int64_t)now_ms, month = 30 * (int64_t)DAY_MS;

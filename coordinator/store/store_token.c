@@ -32,6 +32,7 @@ static err read_token(struct store_token *t, const struct db_query *q, struct ar
     return ERR_NONE;
 }
 
+/* By digest: the time that the search takes says nothing about the secret itself. */
 err store_token_find(bool *found, struct store_token *out, struct store *store,
                      const struct digest *secret, struct arena *arena)
 {
@@ -44,6 +45,7 @@ err store_token_find(bool *found, struct store_token *out, struct store *store,
     return e;
 }
 
+/* By number and not by time, because two tokens may be made in the same millisecond. */
 err store_tokens(struct store_token **out, size_t *count, struct store *store, int64_t before,
                  size_t most, struct arena *arena)
 {
@@ -96,6 +98,7 @@ err store_token_add(struct store *store, const struct store_token *token, size_t
     return db_end(&store->db, add(&store->db, token, tokens_max));
 }
 
+/* Tokens that were used or have ended keep their state, so that a list still says what happened. */
 err store_token_revoke(size_t *count, struct store *store, const struct store_who *who,
                        uint64_t now_ms)
 {

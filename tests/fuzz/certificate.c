@@ -1,5 +1,5 @@
-/* Untrusted certificate requests, from whoever has a token, and certificates that another program has
- * printed: they are read or refused. */
+/* Untrusted certificate requests, from anybody with a token, and certificates that another program
+ * has printed: they are read or refused. */
 #include "proto/certificate.h"
 #include "tests/fuzz/fuzz.h"
 
