@@ -280,3 +280,65 @@ Test(rpc_call, the_main_address_asks_for_a_certificate)
     free(root);
     fixture_stop(&f);
 }
+
+/* ---- counters */
+
+static atomic_int ended_ok, ended_refused, ended_cancelled, ended_other, refusals;
+static _Atomic(enum rpc_refusal) refusal;
+
+static void on_ended(void *context, const char *procedure, const char *code)
+{
+    (void)context;
+    atomic_fetch_add(&ended_ok, !strcmp(procedure, "Echo") && !strcmp(code, "OK"));
+    atomic_fetch_add(&ended_refused,
+                     !strcmp(procedure, "Fail") && !strcmp(code, "FAILED_PRECONDITION"));
+    atomic_fetch_add(&ended_cancelled, !strcmp(procedure, "Hold") && !strcmp(code, "CANCELLED"));
+    atomic_fetch_add(&ended_other, !strcmp(procedure, "other") && !strcmp(code, "UNIMPLEMENTED"));
+}
+
+static void on_refusal(void *context, const struct rpc_event *event)
+{
+    (void)context;
+    atomic_store(&refusal, event->refusal);
+    atomic_fetch_add(&refusals, 1);
+}
+
+static err call(struct fixture *f, const char *name, const char *path, const char *request)
+{
+    struct bytes reply = {.max = 4096};
+    struct rpc_client *client = open_as(f, name);
+    err e = fixture_call(client, path, request, &reply);
+    bytes_close(&reply);
+    rpc_client_close(client);
+    return e;
+}
+
+Test(rpc_call, tells_its_owner_of_the_end_of_each_call_and_of_each_refused_connection)
+{
+    struct fixture f = {0};
+    const char state[] = {ERR_STATE, 0};
+    fixture_certs();
+    struct rpc_server_options options = fixture_server_options(&f, "localhost:0");
+    options.ended = on_ended;
+    options.count = on_refusal;
+    fixture_serve(&f, &options);
+    FIXTURE_OK(call(&f, "b", "/test.T/Echo", "x"));
+    FIXTURE_OK(call(&f, "b", "/test.T/Echo", "x"));
+    cr_expect_eq(call(&f, "b", "/test.T/Fail", state).kind, ERR_STATE);
+    cr_expect(err_is(call(&f, "b", "/test.T/Nothing", "x")));
+    cr_expect(err_is(call(&f, "b", "/test.T/Hold", "x"))); /* its deadline passes at the client */
+    cr_expect(fixture_wait(&ended_cancelled, 1));
+    cr_expect_eq(atomic_load(&ended_ok), 2);
+    cr_expect_eq(atomic_load(&ended_refused), 1);
+    cr_expect_eq(atomic_load(&ended_other), 1);
+    cr_expect_eq(atomic_load(&refusals), 0);
+    char command[160];
+    snprintf(command, sizeof command,
+             "openssl s_client -connect %s </dev/null >/dev/null 2>&1; true", f.address);
+    for (int i = 0; i < 3; i++)
+        cr_assert_eq(system(command), 0);
+    cr_expect(fixture_wait(&refusals, 3), "%d", atomic_load(&refusals));
+    cr_expect_eq(atomic_load(&refusal), RPC_REFUSAL_ABSENT);
+    cr_expect_leq(atomic_load(&f.events), 1, "reports are limited, counts are not");
+    fixture_stop(&f);
+}

@@ -75,3 +75,25 @@ Test(rpc_tls, a_client_without_one_identity_does_not_start)
         cr_assert_null(client);
     }
 }
+
+Test(rpc_tls, knows_when_the_first_certificate_of_a_file_ends)
+{
+    char line[64] = "";
+    int64_t ends = 0, chain = 0;
+    fixture_certs();
+    FILE *end =
+        popen("date +%s -d \"$(openssl x509 -noout -enddate -in " CA " | cut -d= -f2)\"", "r");
+    cr_assert_not_null(end);
+    cr_assert_not_null(fgets(line, sizeof line, end));
+    pclose(end);
+    FIXTURE_OK(rpc_tls_ends(&ends, CA));
+    cr_expect_eq(ends, strtoll(line, NULL, 10));
+    /* The expired certificate ends before its authority, wherever it stands. */
+    cr_assert_eq(system("cat " CA " " FIXTURE_CERTS "/expired.pem >" FIXTURE_CERTS "/chain.pem"),
+                 0);
+    FIXTURE_OK(rpc_tls_ends(&chain, FIXTURE_CERTS "/chain.pem"));
+    FIXTURE_OK(rpc_tls_ends(&ends, FIXTURE_CERTS "/expired.pem"));
+    cr_expect_eq(chain, ends);
+    refuses(rpc_tls_ends(&ends, FIXTURE_CERTS "/a.key"), "holds no certificate");
+    cr_expect_eq(chain, ends, "untouched");
+}
