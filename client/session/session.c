@@ -127,19 +127,28 @@ static struct session_run *run_to_ask(const struct session *s)
     return run;
 }
 
+/* A call can exclude only so many runs. The others are named again at once. */
+static err pause_if_many(struct session *s)
+{
+    size_t left = 0;
+    for (const struct session_run *run = s->runs; run; run = run->next)
+        left += run->left;
+    return left >= SESSION_LEFT_MAX ? retry_sleep(SESSION_AGAIN_MS) : ERR_NONE;
+}
+
 /* The coordinator names a run to say Hello to. One that refuses this member is left out of the next
  * calls, so that it does not come again at once. */
 static err do_greet(struct session *s, const char *name)
 {
     err e = session_join_once(s, name);
     if (!err_is(e)) return unless_left(s, session_join_enter(s));
-    if (s->held) return ERR_NONE;
+    if (s->held) return pause_if_many(s);
     if (e.kind != ERR_INPUT && e.kind != ERR_REFUSED) return session_round_retry(s, e);
     note_refusal(s, e);
     struct session_run *run = session_runs_find(s, name);
     if (!run) TRY(session_runs_add_left(s, name));
     session_runs_leave(s, session_runs_find(s, name));
-    return ERR_NONE;
+    return pause_if_many(s);
 }
 
 /* A long poll: the coordinator answers when there is a task, or after SESSION_WAIT_MS. *out stays

@@ -27,7 +27,7 @@ bool session_hold_looks(const struct session *s)
 
 /* ---- telling the operator */
 
-/* Nothing depends on the report, and a coordinator that is too old for it refuses it. */
+/* Nothing depends on the report. A refusal is an answer too, and is not asked for again. */
 enum lasting { FOR_EVER, UNDECIDED, FOR_NOW };
 static void tell(struct session *s, struct session_run *run, const char *why, enum lasting lasting)
 {
@@ -42,7 +42,8 @@ static void tell(struct session *s, struct session_run *run, const char *why, en
     request.held = (char *)(uintptr_t)why;
     request.undecided = lasting == UNDECIDED;
     request.for_now = lasting == FOR_NOW;
-    if (!err_is(remote_call(&reply, s->client, &method, &request.base, HOLD_CALL_MS))) {
+    err e = remote_call(&reply, s->client, &method, &request.base, HOLD_CALL_MS);
+    if (e.kind != ERR_MACHINE && e.kind != ERR_STOPPED) {
         run->held_told_ms = now;
         snprintf(run->held_told, sizeof run->held_told, "%s", why);
     }
@@ -124,6 +125,18 @@ void session_hold_answers(struct session *s)
             else
                 tell(s, run, run->consent.why, UNDECIDED);
         }
+}
+
+err session_hold_wait(struct session *s)
+{
+    for (;;) {
+        bool waits = false;
+        session_hold_answers(s);
+        for (const struct session_run *run = s->runs; run; run = run->next)
+            waits |= run->waits && run->left;
+        if (!waits) return ERR_NONE;
+        TRY(retry_sleep(SESSION_AGAIN_MS));
+    }
 }
 
 bool session_hold_any_waits(const struct session *s)

@@ -13,6 +13,8 @@ bool session_hold_looks(const struct session *s);
 bool session_hold_judge(struct session *s, const Fedlora__V1__HelloReply *reply, err *why);
 /* Lets runs be offered again whose administrator has answered. Before each call for a task. */
 void session_hold_answers(struct session *s);
+/* Waits for the answer of the administrator without calling the coordinator for a task. */
+err session_hold_wait(struct session *s);
 bool session_hold_any_waits(const struct session *s);
 /* ERR_INPUT: the administrator has declined the current run meanwhile, or the task is outside the
  * policy. Before each task. */

@@ -127,7 +127,7 @@ err session_join_hello(struct session *s, const char *run)
     err e;
     while (err_is(e = session_join_once(s, run))) {
         if (s->only && s->held && session_hold_any_waits(s))
-            TRY(retry_sleep(SESSION_AGAIN_MS));
+            TRY(session_hold_wait(s));
         else
             TRY(session_round_retry(s, e));
     }
