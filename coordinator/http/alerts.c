@@ -35,7 +35,8 @@ const struct alerts_row alerts_rows[] = {
     {"FedloraDiskFull",
      "increase(fedlora_store_refusals_total[5m]) > 0 or fedlora_store_free_bytes == 0", NULL,
      "page", "the disk of {{ $labels.instance }} is full: uploads wait", "make room"},
-    /* Kinds that no other alert is about. A full disk, which has its own, also stops the audit log. */
+    /* Kinds that no other alert is about. A full disk, which has its own, also stops the audit
+     * log. */
     {"FedloraTrouble",
      "fedlora_troubles{kind=~\"audit.waits|blob.missing|log.lost|store.old_copy\"} > 0 unless "
      "on(instance) fedlora_store_free_bytes == 0",
