@@ -92,6 +92,7 @@ static err probe_disk(const struct config *c, bool running, uint64_t *left)
 
 /* ---- the checks */
 
+/* The same function as at the start: certificate, key and authority belong together. */
 static err check_certificate(struct checks *c)
 {
     const struct config *k = c->config;

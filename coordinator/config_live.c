@@ -19,6 +19,7 @@ static bool is_live(const struct config *c, const struct option_row *row)
     return false;
 }
 
+/* A text that is full loses the last words; the values themselves are taken in any case. */
 static void add_word(char *out, const char *key, const char *value)
 {
     size_t used = strlen(out);

@@ -16,6 +16,7 @@ void manager_starting(void)
     notify_send(text);
 }
 
+/* READY=1 also ends a reload, and is ignored when it is sent again, so one message serves both. */
 static void say_ready(struct manager *m, const struct serve *s)
 {
     char text[NOTIFY_BYTES];
@@ -32,6 +33,8 @@ void manager_ready(struct manager *m, const struct serve *s)
     say_ready(m, s);
 }
 
+/* The status is sent when a number in it has changed, so an idle service sends nothing but its
+ * signs of life. */
 void manager_turn(struct manager *m, const struct serve *s, uint64_t now_ms)
 {
     if (m->reloading || m->runs != s->run_count || m->open != serve_open_runs(s)) say_ready(m, s);

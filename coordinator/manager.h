@@ -1,5 +1,5 @@
-/* The state of the service for the service manager, as `systemctl status` shows it, and the signs of
- * life that WatchdogSec asks for (base/notify.h). Loop thread. Order: manager_starting(),
+/* The state of the service for the service manager, as `systemctl status` shows it, and the signs
+ * of life that WatchdogSec asks for (base/notify.h). Loop thread. Order: manager_starting(),
  * manager_ready(), then manager_turn() in each turn, manager_stopping(). */
 #ifndef COORDINATOR_MANAGER_H
 #define COORDINATOR_MANAGER_H

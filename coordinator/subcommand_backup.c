@@ -7,6 +7,8 @@
 
 #include <stdio.h>
 
+/* To standard error and at once, so that results on standard output stay alone, and a long check
+ * shows what it has found so far. */
 static void say(const char *text, void *context)
 {
     (void)context;
@@ -132,6 +134,8 @@ static const struct option_row verify_rows[] = {
      .help = "the configuration file of the service, for --store"},
 };
 
+/* The configuration is read here and not by the table of subcommands, because a backup needs none.
+ * */
 static err verify_store(struct backup_result *r, struct config *config,
                         const struct verify_command *o)
 {

@@ -4,6 +4,8 @@
 
 enum { LOOK_MS = 10 * 1000 };
 
+/* A backup of a store that has lost files is a warning, because nobody may have read the output of
+ * a nightly job. */
 static void say(struct serve *s, const struct store_backup *b)
 {
     const struct log_field field[] = {LOG_STR("path", b->path), LOG_INT("files", b->files),

@@ -20,6 +20,8 @@ struct looking {
     size_t lines, others;
 };
 
+/* The time of the look before is all that is remembered: a certificate is reported when one of the
+ * days lies between the two looks, so nothing has to be kept for each. */
 static void look(struct looking *l, const char *whose, int64_t ends_s, int64_t most_s)
 {
     int64_t is = serve_expiry_reached(ends_s - l->now_s, most_s);
@@ -48,6 +50,7 @@ static void look_at_members(struct looking *l, const struct serve *s)
     }
 }
 
+/* A file that cannot be read is the trouble of watch_certificate(), and not of this. */
 void serve_expiry_look(struct serve *s)
 {
     const struct config *c = s->config;

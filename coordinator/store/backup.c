@@ -27,6 +27,7 @@ static void note(const struct making *b, const char *what, const char *problem)
     b->notes->say(text, b->notes->context);
 }
 
+/* Only regular files: a link or a folder under the name of a blob is as bad as none. */
 static bool has_size(const char *path, uint64_t size)
 {
     struct stat st;
@@ -172,6 +173,8 @@ out:
 
 /* ---- the whole */
 
+/* The lock is held from the snapshot until the last of its files is linked or copied, and no
+ * longer: while it is held, files that the service gives up stay on the disk. */
 static err copy_all(struct making *b, struct store *store)
 {
     char path[LIMIT_PATH_BYTES];
@@ -259,6 +262,7 @@ static err check_target(const struct backup_options *o)
     return file_make_dirs(path);
 }
 
+/* From the final list, because a file that was linked may have turned out to be damaged. */
 static void sum_up(struct making *b, uint64_t began_ms)
 {
     struct backup_result *r = b->result;
@@ -270,6 +274,8 @@ static void sum_up(struct making *b, uint64_t began_ms)
     r->took_ms = text_now_ms() - began_ms;
 }
 
+/* The order is what makes it safe: contents, their folder, the manifest, and only then the removal
+ * of files that no manifest names any more. */
 static err make(struct making *b, struct store *store)
 {
     char folder[LIMIT_PATH_BYTES];

@@ -51,8 +51,8 @@ struct backup_restore {
     bool accept; /* members accept this copy from now on (store_epoch_accept()); else those that
                     have seen a later start of the original refuse it until the operator says so */
 };
-/* `to` appears, complete, with one rename. The file BACKUP_NOTE in it says where it comes from, until
- * a service has written that to its audit log. */
+/* `to` appears, complete, with one rename. The file BACKUP_NOTE in it says where it comes from,
+ * until a service has written that to its audit log. */
 #define BACKUP_NOTE "restored"
 err backup_restore(struct backup_result *out, const struct backup_restore *options,
                    const struct backup_notes *notes);

@@ -32,6 +32,8 @@ bool backup_manifest_exists(const char *dir)
     return !err_is(manifest_path(path, dir)) && file_exists(path);
 }
 
+/* Grows by doubling up to its limit, because the number of blobs is known only when all rows have
+ * been read. */
 err backup_manifest_add(struct backup_manifest *m, const struct backup_file *file)
 {
     if (m->files == LIMIT_BACKUP_FILES)
@@ -47,6 +49,7 @@ err backup_manifest_add(struct backup_manifest *m, const struct backup_file *fil
     return ERR_NONE;
 }
 
+/* Sorted by digest and not by name, because files are looked up by the digests that rows hold. */
 static int by_digest(const void *a, const void *b)
 {
     const struct backup_file *x = a, *y = b;
@@ -96,6 +99,8 @@ static json_t *file_json(const struct backup_file *f)
     return row;
 }
 
+/* Canonical JSON, so that two backups of one store can be compared with diff. A row that could not
+ * be made for lack of memory is missing in the list, which is noticed by its length. */
 err backup_manifest_write(const struct backup_manifest *m, const char *dir)
 {
     char path[LIMIT_PATH_BYTES];
@@ -145,6 +150,8 @@ static err read_file(struct backup_manifest *m, const json_t *row, const char *w
     return backup_manifest_add(m, &f);
 }
 
+/* The format is checked before anything else, so that another JSON file is refused by its kind and
+ * not by a missing key. */
 static err read_all(struct backup_manifest *m, const json_t *all, const char *path)
 {
     const char *format = NULL, *software = NULL, *federation = NULL;

@@ -29,7 +29,7 @@ static err empty_part(const char *part)
                                                                  : err_sys(errno, "%s", part);
 }
 
-/* After an error, which the caller reports. What cannot be removed is removed by the next try. */
+/* After an error, which the caller reports. The next restore removes files that stay here. */
 static void drop_part(const char *part)
 {
     char lock[LIMIT_PATH_BYTES];
@@ -38,6 +38,8 @@ static void drop_part(const char *part)
     rmdir(part);
 }
 
+/* A store that is there is never written over, because it may be the better one. Two entries are
+ * "." and "..". */
 static err check_empty(const char *to)
 {
     if (!file_exists(to)) return ERR_NONE;
@@ -127,7 +129,7 @@ static err fill(struct backup_result *result, const struct backup_manifest *m,
     return file_sync_dir(part);
 }
 
-/* The folder above, which holds the new name. */
+/* The folder above holds the new name; without its flush a power cut could take the name back. */
 static err sync_parent(const char *path)
 {
     char parent[LIMIT_PATH_BYTES];

@@ -46,6 +46,7 @@ static void count(struct checking *c, const struct store_blob *blob)
 
 /* ---- backup */
 
+/* A file that is listed as missing is found here, and was reported with the list. */
 static err find_in_manifest(const struct store_file *file, void *context)
 {
     struct checking *c = context;
@@ -56,6 +57,7 @@ static err find_in_manifest(const struct store_file *file, void *context)
     return ERR_NONE;
 }
 
+/* Only after its digest was found to be right, because SQLite reads a file that it trusts. */
 static err check_database(struct checking *c, const char *path)
 {
     char problem[DB_PROBLEM_BYTES];

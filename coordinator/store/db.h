@@ -45,8 +45,8 @@ bool db_is_server(const char *where); /* a connection string, not a path */
  * it. */
 err db_open_still(struct db *out, const char *path);
 void db_close(struct db *db);
-/* Writes all that is committed now to a new SQLite file, flushed, while other connections go on. The
- * file must not exist. ERR_INPUT: the database is on a server, which has its own tools. */
+/* Writes all that is committed now to a new SQLite file, flushed, while other connections go on.
+ * The file must not exist. ERR_INPUT: the database is on a server, which has its own tools. */
 err db_copy(struct db *db, const char *path);
 err db_script(struct db *db, const char *sql); /* several statements, without parameters */
 err db_run(struct db *db, const char *sql, const char *format, ...);
@@ -76,8 +76,8 @@ err db_make_shrinkable(struct db *db);
 /* Empties the log of committed pages, which otherwise keeps up to 4 MB, as far as other connections
  * allow it now. */
 void db_give_room(struct db *db);
-/* Reads everything and compares each index with its table. *problem is "" or says what is damaged. A
- * PostgreSQL server looks after its own files. */
+/* Reads everything and compares each index with its table. *problem is "" or says what is damaged.
+ * A PostgreSQL server looks after its own files. */
 enum { DB_PROBLEM_BYTES = 200 };
 err db_check(char problem[DB_PROBLEM_BYTES], struct db *db);
 /* The same without the indexes, and until `until_ms` of the monotonic clock; *whole: all of it was

@@ -45,6 +45,7 @@ void store_file_text(char *out, size_t bytes, const struct store_file *f)
         snprintf(out, bytes, "%s of round %u of run %s", words[f->kind], f->round, f->name);
 }
 
+/* Texts of a row live until the next one, so `each` copies those that it keeps. */
 static err files_of(struct db *db, int table,
                     err (*each)(const struct store_file *file, void *context), void *context)
 {

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 
+/* Other errors than ENOENT, for example of a network file system, say nothing about the file. */
 err store_file_there(bool *out, const char *dir, const struct store_blob *blob)
 {
     struct stat st;

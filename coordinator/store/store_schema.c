@@ -196,9 +196,9 @@ static err refuse_strange_blobs(const struct store *store)
                     store->db.path, store->dir);
 }
 
-/* The database as it was before an upgrade, because the older fedlorad cannot read the new tables. A
- * copy that a crash has interrupted has another name. Of a server's database the operator has a dump
- * (docs/postgresql.md). */
+/* The database as it was before an upgrade, because the older fedlorad cannot read the new tables.
+ * A copy that a crash has interrupted has another name. Of a server's database the operator has a
+ * dump (docs/postgresql.md). */
 static err keep_copy(struct store *store, int64_t version)
 {
     char path[LIMIT_PATH_BYTES + 32], part[sizeof path + 8];

@@ -1,6 +1,6 @@
-/* Backups of a real fedlorad process, over TLS, while rounds go by: each is checked and restored, and
- * its run must end with the bytes of the run that was never interrupted. Between them backups and
- * restores are killed at random moments.
+/* Backups of a real fedlorad process, over TLS, while rounds go by: each is checked and restored,
+ * and its run must end with the bytes of the run that was never interrupted. Between them backups
+ * and restores are killed at random moments.
  *
  * FEDLORA_BACKUPS=100 FEDLORA_ROUNDS=400 makes the long form (docs/operating.md); without them it
  * is short.

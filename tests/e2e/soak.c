@@ -1,6 +1,6 @@
 /* Months of a coordinator in minutes: run after run over TLS, with members that come and go and a
- * SIGHUP in each, and then nothing. Memory, descriptors, the store and the log must stay flat, and an
- * idle coordinator must be idle. Prints what it has measured.
+ * SIGHUP in each, and then nothing. Memory, descriptors, the store and the log must stay flat, and
+ * an idle coordinator must be idle. Prints what it has measured.
  *
  * FEDLORA_RUNS=100 FEDLORA_ROUNDS=50 FEDLORA_IDLE_S=60 makes the long form; without them it is
  * short.

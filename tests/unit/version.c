@@ -1,4 +1,4 @@
-/* Which versions of the two programs work together. */
+/* Versions of the two programs that work together. */
 #include "base/version.h"
 
 #include <criterion/criterion.h>
