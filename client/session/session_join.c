@@ -9,6 +9,7 @@
 #include "client/session/session_checkpoint.h"
 #include "client/session/session_describe.h"
 #include "client/session/session_hold.h"
+#include "client/session/session_status.h"
 #include "client/session/session_task.h"
 #include "client/session/session_transfer.h"
 #include "engine/member/member_optimizer.h"
@@ -260,6 +261,7 @@ err session_join_finish(struct session *s, const Fedlora__V1__FinishedTask *task
     s->now->over = true;
     s->now->times_left = 0;
     s->last = s->now;
+    session_status(s, "run %s: %s", s->now->name, task->outcome);
     return s->o->ended ? s->o->ended(s->o->user, result) : ERR_NONE;
 }
 
