@@ -50,6 +50,8 @@ expect_refusal 3 "not listed" "$programs/fedlora" join --server "127.0.0.1:$port
   --cert "$work/certs/eve.pem" --key "$work/certs/eve.key" --base "$work/base" --data "$work/ann.jsonl"
 admin audit r -o "$work/audited" >"$work/audited.log" || fail_with "$work/audited.log" "run audit"
 grep -q "has no privacy" "$work/audited.log" || fail_with "$work/audited.log" "run audit of a run without privacy"
+sleep 1.2 # a denial has a line of its own if the second before it had none
+openssl s_client -connect "127.0.0.1:$port" -CAfile "$work/certs/ca.pem" </dev/null >/dev/null 2>&1 || true # no certificate
 sleep 1.2 # a denied call is written within a second
 export_log -o "$work/all.jsonl"
 kill -HUP "$coordinator"
@@ -67,6 +69,7 @@ expect_lines 1 config.reloaded
 expect_lines 1 audit.exported
 [ "$(count run.exported)" -eq 3 ] || fail "$(count run.exported) exports, expected 3"
 [ "$(count call.denied '"id":"eve"')" -ge 1 ] || fail "no line about eve"
+[ "$(count call.denied '"object":"handshake.failed"')" -ge 1 ] || fail "no line about a handshake"
 grep -q '"serial":"[0-9a-f]\{2,\}"' "$work/all.jsonl" || fail "no serial number of a certificate"
 for id in ann ben; do
   [ "$(count state.fetched "\"id\":\"$id\"")" -ge 3 ] || fail "$(count state.fetched "\"id\":\"$id\"") states fetched by $id"
