@@ -29,7 +29,7 @@
 #define LIMIT_ROBUST_MEMBERS 2048  /* in a round whose robust rule compares all pairs */
 #define LIMIT_SESSION_BYTES 16     /* by which the machine of a member names itself */
 #define LIMIT_TOKENS LIMIT_MEMBERS /* open ones, for enrolment */
-#define LIMIT_RUNS 1024
+#define LIMIT_RUNS 1024            /* that are open; runs that are over do not count */
 #define LIMIT_ROUNDS 100000
 #define LIMIT_BACKUP_FILES (1u << 20) /* whose list fits into LIMIT_JSON_BYTES */
 #define LIMIT_BLOB_BYTES (16ull << 30)

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -50,9 +51,44 @@ static err call_run(run_status **out, struct rpc_client *client, const char *pat
     return remote_call(out, client, &method, &request.base, 0);
 }
 
+/* The members of the next page become those of the first; both messages stay whole. */
+static err add_members(run_status *all, run_status *page)
+{
+    size_t count = all->n_members + page->n_members;
+    if (page->members_next && page->members_next <= all->members_next)
+        return err_make(ERR_INPUT, "the coordinator sent a page of members again");
+    Fedlora__V1__MemberStatus **more = realloc(all->members, (count + 1) * sizeof *more);
+    if (more == NULL) return err_make(ERR_MACHINE, "no memory for %zu members", count);
+    all->members = more;
+    memcpy(more + all->n_members, page->members, page->n_members * sizeof *more);
+    all->n_members = count;
+    all->members_next = page->members_next;
+    page->n_members = 0;
+    return ERR_NONE;
+}
+
+/* All pages of a run with many members. */
 err command_run_get(run_status **out, struct rpc_client *client, const char *name)
 {
-    return call_run(out, client, RPC_PATH_ADMIN(get_run), name, false);
+    static const struct remote_method method = {RPC_PATH_ADMIN(get_run),
+                                                &fedlora__v1__run_status__descriptor};
+    Fedlora__V1__RunName request = FEDLORA__V1__RUN_NAME__INIT;
+    run_status *all = NULL;
+    request.run = (char *)(uintptr_t)name;
+    TRY(remote_call(&all, client, &method, &request.base, 0));
+    while (all->members_next) {
+        run_status *page = NULL;
+        request.members_after = all->members_next;
+        err e = remote_call(&page, client, &method, &request.base, 0);
+        if (!err_is(e)) e = add_members(all, page);
+        message_free(page);
+        if (err_is(e)) {
+            message_free(all);
+            return e;
+        }
+    }
+    *out = all;
+    return ERR_NONE;
 }
 
 /* No retry: the operator sees the error and decides, and a repeated call could undo a decision of
@@ -70,10 +106,18 @@ static err act(const struct run_command *o, const struct option_list *arguments,
 }
 
 /* One function per command: the path of the call is the only difference. */
-static err status_run(void *o, const struct option_list *arguments, struct arena *arena)
+static err status_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
+    const struct run_command *o = options;
+    struct rpc_client *client = NULL;
+    run_status *status = NULL;
     (void)arena;
-    return act(o, arguments, RPC_PATH_ADMIN(get_run));
+    TRY(remote_open(&client, &o->remote));
+    err e = command_run_get(&status, client, arguments->item[0]);
+    if (!err_is(e)) e = command_run_print(status, o->common.json);
+    message_free(status);
+    rpc_client_close(client);
+    return e;
 }
 
 static err pause_run(void *o, const struct option_list *arguments, struct arena *arena)

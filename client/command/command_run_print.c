@@ -153,12 +153,14 @@ err command_run_print(const run_status *s, bool json)
     if (s->waiting_for[0] != 0) printf("waiting for %s\n", s->waiting_for);
     if (c->cohort)
         printf("cohort: %" PRIu32 " updates close a round, %" PRIu32 " of %zu members are drawn\n",
-               c->cohort, c->cohort + c->over_select, c->n_members);
+               c->cohort, c->cohort + c->over_select, (size_t)s->member_count);
     print_rules(c);
     if (s->privacy[0] != 0) printf("privacy: %s\n", s->privacy);
     if (s->n_members > 0) {
         printf("\n");
         TRY(print_members(s));
+        if (s->members_next)
+            printf("and %zu more members (run status)\n", s->member_count - s->n_members);
     }
     if (s->n_history > 0) {
         printf("\n");

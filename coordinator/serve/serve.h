@@ -134,6 +134,9 @@ bool serve_upload(uint64_t *received, uint64_t *size, const struct run_member *m
 /* A RunStatus in the arena; `whole` with members and rounds, else also without the configuration's
  * members. */
 err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, struct arena *arena);
+/* The whole status, with the members after the first `members_after`, as far as there is room. */
+err serve_status_page(Fedlora__V1__RunStatus **out, struct run *run, uint32_t members_after,
+                      struct arena *arena);
 
 /* Published rounds, as messages in the arena. */
 err serve_rounds(Fedlora__V1__RoundStatus ***out, size_t *count, const struct run *run,

@@ -6,16 +6,21 @@
 
 #include <string.h>
 
-void serve_answer_run(struct rpc_call *call, struct run *run)
+static void answer_page(struct rpc_call *call, struct run *run, uint32_t members_after)
 {
     struct arena arena = {0};
     Fedlora__V1__RunStatus *status = NULL;
-    err e = serve_status(&status, run, true, &arena);
+    err e = serve_status_page(&status, run, members_after, &arena);
     if (err_is(e))
         serve_refuse(call, e);
     else
         serve_answer(call, &status->base);
     arena_close(&arena);
+}
+
+void serve_answer_run(struct rpc_call *call, struct run *run)
+{
+    answer_page(call, run, 0);
 }
 
 /* The run is durable when run_create() returns, so the operator's answer is never about a run that
@@ -77,12 +82,14 @@ static err read_name(struct run **out, bool *forget_shapes, struct rpc_call *cal
 static void get_begin(struct rpc_call *call, const void *data, size_t size)
 {
     struct run *run = NULL;
-    bool forget;
-    err e = read_name(&run, &forget, call, data, size);
+    Fedlora__V1__RunName *request = NULL;
+    err e = message_unpack(&request, &fedlora__v1__run_name__descriptor, data, size);
+    if (!err_is(e)) e = serve_named(&run, call, request->run);
     if (err_is(e))
         serve_refuse(call, e);
     else
-        serve_answer_run(call, run);
+        answer_page(call, run, request->members_after);
+    message_free(request);
 }
 
 /* For a change, whose line in the audit log must be possible. */

@@ -7,7 +7,13 @@
 #include <math.h>
 #include <string.h>
 
-enum { STATUS_TEXT_BYTES = 2048, STATUS_ROUNDS = 1000 };
+enum {
+    STATUS_TEXT_BYTES = 2048,
+    STATUS_ROUNDS = 1000,
+    STATUS_MEMBERS_BYTES = RPC_MESSAGE_BYTES / 2,
+    STATUS_CONFIG_BYTES = RPC_MESSAGE_BYTES / 4, /* with its members */
+    STATUS_ENTRY_BYTES = 8,                      /* more than the tag and the size of an entry */
+};
 
 /* Each member's share of the mean if all that have joined send an update. */
 static err fill_shares(Fedlora__V1__RunStatus *out, const struct run *run, struct arena *arena)
@@ -124,6 +130,25 @@ static err fill_history(Fedlora__V1__RunStatus *out, const struct run *run, stru
     return serve_rounds(&out->history, &out->n_history, run, &newest, arena);
 }
 
+/* A page of members, which leaves room for the rest of the status. The configuration has the
+ * members too; it goes with the first page, if it is not too large for that. */
+static void cut_members(Fedlora__V1__RunStatus *out, uint32_t after)
+{
+    size_t bytes = 0, n = 0;
+    bool whole = fedlora__v1__run_config__get_packed_size(out->config) <= STATUS_CONFIG_BYTES;
+    if (after > out->n_members) after = (uint32_t)out->n_members;
+    if (after || !whole) out->config->n_members = 0;
+    if (after) out->n_history = 0;
+    out->members += after;
+    out->n_members -= after;
+    for (; n < out->n_members; n++) {
+        bytes += fedlora__v1__member_status__get_packed_size(out->members[n]) + STATUS_ENTRY_BYTES;
+        if (n && bytes > STATUS_MEMBERS_BYTES) break;
+    }
+    if (n < out->n_members) out->members_next = after + (uint32_t)n;
+    out->n_members = n;
+}
+
 /* A reply is one message. If it does not fit, reports of the oldest rounds are left out first,
  * then whole rounds. */
 static void shorten(Fedlora__V1__RunStatus *out)
@@ -225,7 +250,8 @@ static err say_who(char *text, const struct run *run)
     return ERR_NONE;
 }
 
-err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, struct arena *arena)
+static err make_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole,
+                       uint32_t members_after, struct arena *arena)
 {
     Fedlora__V1__RunStatus *status = NULL;
     char *text = NULL, *privacy = NULL;
@@ -254,8 +280,20 @@ err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, stru
         TRY(store_reports_skipped(&status->reports_skipped, run->shop->store, run->id));
         TRY(serve_troubles(&status->troubles, &status->n_troubles, run->shop->troubles,
                            run->config->name, arena));
+        cut_members(status, members_after);
         shorten(status);
     }
     *out = status;
     return ERR_NONE;
+}
+
+err serve_status(Fedlora__V1__RunStatus **out, struct run *run, bool whole, struct arena *arena)
+{
+    return make_status(out, run, whole, 0, arena);
+}
+
+err serve_status_page(Fedlora__V1__RunStatus **out, struct run *run, uint32_t members_after,
+                      struct arena *arena)
+{
+    return make_status(out, run, true, members_after, arena);
 }
