@@ -82,6 +82,9 @@ static void start_loop(void)
 {
     atomic_store(&stop, false);
     cr_assert_eq(pthread_create(&loop, NULL, turn, NULL), 0);
+    for (int i = 0; i < 100 && !strstr(get("/healthz"), "\r\n\r\nok"); i++)
+        usleep(50 * 1000);
+    SAYS(reply, "ok");
 }
 
 static void stop_loop(void)
@@ -98,7 +101,6 @@ Test(http, says_what_a_start_and_an_end_mean_for_probes)
     SAYS(reply, "\"check\":\"recovery\"");
     SAYS(get("/metrics"), "HTTP/1.1 503");
     start_loop();
-    usleep(200 * 1000);
     SAYS(get("/healthz"), "ok");
     SAYS(get("/readyz"), "\"check\":\"certificate\""); /* there is no such file */
     SAYS(reply, "HTTP/1.1 503");
@@ -116,7 +118,6 @@ Test(http, tells_within_seconds_that_the_loop_does_not_turn)
 {
     begin();
     start_loop();
-    usleep(200 * 1000);
     SAYS(get("/healthz"), "HTTP/1.1 200");
     stop_loop();
     uint64_t from = text_now_ms();
