@@ -344,7 +344,7 @@ static err write_ended(struct bytes *out, const struct run *run)
     TRY(bytes_printf(out, "<tr><td>"));
     TRY(escape_html(out, run->config->name));
     return bytes_printf(out, "<td>%s after %u rounds<td data-l=State><code>%s</code>",
-                        round_phase_name(round_phase(&run->round)), run->round.published, hex);
+                        run_phase_name(run), run->round.published, hex);
 }
 
 /* Nothing at all while no run is over, so that a new federation's page is short. */

@@ -49,12 +49,11 @@ static json_t *round_json(const struct overview_run *r, size_t i)
 static json_t *run_json(const struct overview_run *r)
 {
     const struct run *run = r->run;
-    json_t *o =
-        json_pack("{s:o, s:s, s:s, s:i, s:i, s:o, s:o, s:I}", "name", text(run->config->name),
-                  "method", run->method->name, "phase", round_phase_name(round_phase(&run->round)),
-                  "round", (int)round_under_way(&run->round), "rounds",
-                  (int)run->round.rules.rounds, "waiting_for", text(r->waits), "state",
-                  digest(&run->newest.state), "progress_ms", (json_int_t)run->progress_ms);
+    json_t *o = json_pack("{s:o, s:s, s:s, s:i, s:i, s:o, s:o, s:I}", "name",
+                          text(run->config->name), "method", run->method->name, "phase",
+                          run_phase_name(run), "round", (int)round_under_way(&run->round), "rounds",
+                          (int)run->round.rules.rounds, "waiting_for", text(r->waits), "state",
+                          digest(&run->newest.state), "progress_ms", (json_int_t)run->progress_ms);
     json_t *rounds = json_array();
     /* The number of updates is that of the members drawn. */
     for (size_t i = 0; i < r->rounds; i++) {
@@ -73,8 +72,8 @@ static json_t *run_json(const struct overview_run *r)
 static json_t *over_json(const struct run *run)
 {
     return json_pack("{s:o, s:s, s:s, s:i, s:o}", "name", text(run->config->name), "method",
-                     run->method->name, "phase", round_phase_name(round_phase(&run->round)),
-                     "rounds", (int)run->round.published, "state", digest(&run->newest.state));
+                     run->method->name, "phase", run_phase_name(run), "rounds",
+                     (int)run->round.published, "state", digest(&run->newest.state));
 }
 
 static json_t *member_json(const struct overview_member *m)

@@ -81,7 +81,7 @@ static const struct kind {
      .drop = "DELETE FROM members WHERE run=?1 AND id IN " SOME("id", "members", ""),
      .deleted_only = true},
 };
-enum { KINDS = sizeof kinds / sizeof *kinds, EVENTS_LOOKED_AT = 2048 };
+enum { KINDS = sizeof kinds / sizeof *kinds, EVENTS_LOOKED_AT = 1024 };
 _Static_assert(STORE_RETAIN_ROWS == 256, "the limit in the statements");
 
 /* Files are listed in `doomed` in the transaction that forgets their rows: a crash finds both
