@@ -75,6 +75,9 @@ struct audit_place {
 };
 err audit_read(struct bytes *out, struct audit_place *place, struct audit *a, uint64_t since_ms,
                size_t most);
+/* Gives `line` each durable line of the two newest files that begins with this text. */
+err audit_scan(struct audit *a, const char *begins,
+               void (*line)(void *context, const char *text, size_t size), void *context);
 /* The last durable or pending line. */
 struct audit_line_head audit_head(const struct audit *a);
 /* Signs what another file has (a manifest): the key of this log. NULL audit: NULL. */

@@ -95,3 +95,36 @@ err audit_read(struct bytes *out, struct audit_place *place, struct audit *a, ui
     arena_close(&arena);
     return e;
 }
+
+static void scan_text(const char *text, size_t size, const char *begins,
+                      void (*line)(void *context, const char *text, size_t size), void *context)
+{
+    size_t length = strlen(begins);
+    for (size_t at = 0; at < size;) {
+        const char *end = memchr(text + at, '\n', size - at);
+        if (!end) return;
+        size_t n = (size_t)(end - (text + at));
+        if (n >= length && !memcmp(text + at, begins, length)) line(context, text + at, n);
+        at += n + 1;
+    }
+}
+
+/* By a map of the file, because a month may have hundreds of megabytes. */
+err audit_scan(struct audit *a, const char *begins,
+               void (*line)(void *context, const char *text, size_t size), void *context)
+{
+    char(*file)[AUDIT_LINE_FILE_BYTES] = NULL, path[LIMIT_PATH_BYTES];
+    struct arena arena = {0};
+    size_t count = 0;
+    if (!a) return ERR_NONE;
+    err e = audit_line_files(&file, &count, a->dir, &arena);
+    for (size_t i = count > 2 ? count - 2 : 0; i < count && !err_is(e); i++) {
+        struct file_map map = {0};
+        e = file_join(path, sizeof path, a->dir, file[i]);
+        if (!err_is(e)) e = file_map_open(&map, path);
+        if (!err_is(e)) scan_text((const char *)map.data, map.size, begins, line, context);
+        file_map_close(&map);
+    }
+    arena_close(&arena);
+    return e;
+}

@@ -126,6 +126,7 @@ struct run {
     /* run_diverge.c: lowest losses so far, 0: none; norm of the state before, 0: not known. */
     double loss_least, evaluated_least, state_norm;
     bool diverged; /* it was paused for that once */
+    bool audited;  /* run_audit.c: the audit log has its newest round; at a start only */
     /* Configurations that were replaced while a worker could still read them. */
     struct run_retired *retired;
 };
@@ -248,6 +249,8 @@ void run_audit_published(const struct run *run, const struct publish_job *job);
 void run_audit_refused(const struct run *run, const char *member, const struct store_update *u,
                        err why);
 void run_audit_loaded(const struct run *run);
+/* At a start: the lines of newest rounds that a crash has kept from the log. */
+err run_audit_recover(struct run *first, uint64_t wall_ms);
 /* A trouble: an update of this member for `round` was refused. */
 void run_report_refused(struct run *run, const char *member, uint32_t round, err why);
 /* The work could not be done: try again later, or fail the run. */

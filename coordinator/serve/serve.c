@@ -394,6 +394,7 @@ err serve_open(struct serve *out, struct config *config)
     TRY_OUT(e, run_load_all(&out->runs, &out->run_count, &out->shop));
     TRY_OUT(e, open_rate(out));
     TRY_OUT(e, open_server(out));
+    TRY_OUT(e, run_audit_recover(out->runs, text_wall_ms()));
     AUDIT(out->shop.audit, NULL, "service.started", "", "ok", LOG_STR("version", version_text()),
           LOG_INT("runs", out->run_count));
     serve_check_blobs(out);

@@ -40,6 +40,10 @@ wait_for_round r 2
 admin export r -o "$work/last0.state" >>"$work/admin.log"
 kill -KILL "$coordinator"
 wait "$coordinator" 2>/dev/null || true
+# As if it had been killed between the commit of the newest round and its lines: they are made up for at the start.
+log=$(ls "$store"/audit/*.jsonl | tail -1)
+newest=$(grep -n '^{"action":"update.counted"' "$log" | tail -1 | cut -d: -f1)
+head -n $((newest - 1)) "$log" >"$work/cut" && cat "$work/cut" >"$log"
 start_coordinator "$work/site"
 rounds=$(($(admin status r --json | report field round) + 4)) # it ends soon, but not before it was loaded
 admin set r rounds=$rounds >>"$work/admin.log"
@@ -74,9 +78,9 @@ grep -q '"serial":"[0-9a-f]\{2,\}"' "$work/all.jsonl" || fail "no serial number 
 for id in ann ben; do
   [ "$(count state.fetched "\"id\":\"$id\"")" -ge 3 ] || fail "$(count state.fetched "\"id\":\"$id\"") states fetched by $id"
 done
-# After the kill the newest round's lines may be missing, and the next start says where the run stood.
-[ "$(count update.counted)" -ge $((2 * rounds - 2)) ] || fail "$(count update.counted) updates counted in $rounds rounds"
-[ "$(count round.published)" -ge $((rounds - 1)) ] || fail "$(count round.published) of $rounds rounds published"
+[ "$(count update.counted)" -ge $((2 * rounds)) ] || fail "$(count update.counted) updates counted in $rounds rounds"
+expect_lines "$rounds" round.published
+expect_lines 1 round.published '"recovered":1'
 expect_lines 1 run.loaded '"published":[1-9]'
 final=$("$programs/fedlora" inspect "$work/last.state" --json | report field digest)
 [ "$(count round.published "\"state\":\"$final\"")" -eq 1 ] || fail "the log has another last state than $final"
@@ -112,7 +116,7 @@ lines = [json.loads(line) for name in sorted(glob.glob(sys.argv[2] + "/audit/*.j
 counted = {(l["detail"]["round"], l["detail"]["member"], l["detail"]["digest"], l["detail"]["weight"])
            for l in lines if l["action"] == "update.counted"}
 listed = {(r["round"], u["member"], u["digest"], u["weight"]) for r in rounds for u in r["updates"]}
-assert len(listed) == 2 * last and counted <= listed, (counted, listed)
+assert len(listed) == 2 * last and counted == listed, (counted, listed)
 assert [r["round"] for r in rounds] == list(range(last + 1)) and rounds[-1]["state"] == about["state"]
 assert about["method"] == "fedit" and about["published"] == last and about["epsilon"] == 0
 assert all(software[r["software"]].startswith("fedlorad ") and r["config"] for r in rounds[1:])
