@@ -106,6 +106,7 @@ static err act(const struct run_command *o, const struct option_list *arguments,
 }
 
 /* One function per command: the path of the call is the only difference. */
+/* Unlike the other commands it reads all pages of members, because that is what it is for. */
 static err status_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     const struct run_command *o = options;
@@ -146,6 +147,7 @@ static err confirm(const struct run_command *o, const char *name, const char *lo
     return err_make(ERR_INPUT, "nothing was changed");
 }
 
+/* A stop is final for the run, but its state stays, so a script need not confirm it. */
 static err stop_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     const struct run_command *o = options;
@@ -163,6 +165,7 @@ static err archive_run(void *o, const struct option_list *arguments, struct aren
     return act(o, arguments, RPC_PATH_ADMIN(archive_run));
 }
 
+/* Files are gone for good within seconds, so a script has to say that it means it. */
 static err delete_run(void *options, const struct option_list *arguments, struct arena *arena)
 {
     const struct run_command *o = options;

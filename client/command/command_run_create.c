@@ -123,6 +123,8 @@ static err create(struct rpc_client *client, Fedlora__V1__RunConfig *config,
 /* Values of a run whose configuration is taken over; others would be ignored. */
 static err refuse_others(const struct run_options *o, struct arena *arena)
 {
+    /* The base is not taken over but checked: an operator who gives it wants to know that it is
+     * the same. */
     static const char *const may[] = {"members", "rounds", "base", "base-digest"};
     const struct option_table table = {run_options_rows, run_options_count};
     const struct option_set set = {.table = &table, .count = 1};
@@ -152,6 +154,8 @@ static err set_config(Fedlora__V1__RunConfig *config, const struct create_comman
                       struct arena *arena)
 {
     const struct run_options *run = &o->run;
+    /* As in set_from(): a file wins over a run of the same name, because it is what the shell
+     * completes. */
     bool from_run = o->from != NULL && !file_exists(o->from);
     if (from_run && run->method == NULL) {
         TRY(refuse_others(run, arena));

@@ -96,6 +96,7 @@ static err list_all(const struct list_command *o, struct rpc_client *client, str
     Fedlora__V1__ListRunsReply *page[LIST_PAGES_MAX], all = FEDLORA__V1__LIST_RUNS_REPLY__INIT;
     size_t pages = 0;
     err e;
+    /* Filters are the coordinator's work: it does not send what is not wanted. */
     request.open = o->open;
     request.deleted = o->deleted;
     all.next = (uint32_t)o->after;
@@ -174,6 +175,7 @@ static err watch_once(struct watching *w, struct rpc_client *client)
     request.run = (char *)(uintptr_t)w->name;
     request.after = w->after;
     request.wait_ms = RUN_WATCH_MS;
+    /* Only the first request has no place of its own; later ones continue after `after`. */
     request.newest = w->o->tail >= 0;
     request.tail = w->o->tail >= 0 ? (uint32_t)w->o->tail : 0;
     request.since_ms = w->o->since_ms;
@@ -295,6 +297,8 @@ static err report_run(void *options, const struct option_list *arguments, struct
     request.limit = 1;
     TRY(remote_open(&client, &o->remote));
     err e = remote_call(&reply, client, &method, &request.base, 0);
+    /* An older coordinator, or a run created from another, may have no such round and send a
+     * later one. */
     bool found = !err_is(e) && reply->n_rounds == 1 &&
                  (o->round == 0 || reply->rounds[0]->round == (uint32_t)o->round);
     if (!err_is(e) && !found && o->round)

@@ -55,6 +55,7 @@ static err take_over(run_config_t **config, run_config_t **was)
     TRY(set_text(&w->name, c->name));
     TRY(set_text(&w->from_run, c->from_run));
     if (c->rounds) w->rounds = c->rounds;
+    /* The lists are swapped, so that each is freed with the message that holds it. */
     if (c->n_members) {
         size_t n = w->n_members;
         Fedlora__V1__MemberConfig **members = w->members;
@@ -82,6 +83,7 @@ static err check_keepers(const run_config_t *config, const run_config_t *was,
                          const struct store_run *row)
 {
     const struct method *method = method_find(was->method);
+    /* The kept files of two runs that train at once would replace each other. */
     bool over = row->published >= was->rounds || !strcmp(row->hold, "stopped");
     if (method && method->keeps && !over)
         return err_make(ERR_INPUT,
@@ -299,6 +301,7 @@ static err read_state(struct run_from *out, struct run_shop *shop, run_config_t 
     err e = ERR_NONE;
     TRY(adapter_file_map(&state, path.text));
     const struct adapter_file_meta *meta = &state.meta;
+    /* A start state (round 1) has nothing that a new run would not make by itself. */
     if (meta->kind != ADAPTER_FILE_STATE || !text_is_name(meta->run, LIMIT_NAME_BYTES - 1) ||
         meta->round < 2) {
         e = err_make(ERR_INPUT, "the file is not the published state of a run");
@@ -312,6 +315,7 @@ static err read_state(struct run_from *out, struct run_shop *shop, run_config_t 
     TRY_OUT(e, set_text(&c->origin, meta->run));
     TRY_OUT(e, set_bytes(&c->from_state, out->blobs.state.digest.byte, DIGEST_BYTES));
     TRY_OUT(e, take_frozen(c, &out->blobs.frozen));
+    /* A state is numbered by the round that it starts. */
     c->from_round = meta->round - 1;
     if (!c->rank) c->rank = meta->rank;
     if (c->alpha == 0) c->alpha = meta->alpha;

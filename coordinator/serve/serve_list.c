@@ -108,6 +108,7 @@ static err list(Fedlora__V1__ListRunsReply *reply, struct rpc_call *call,
         if (run->id <= (int64_t)request->after || (request->open && serve_is_over(run))) continue;
         TRY(serve_status(&status, run, false, arena));
         if (fits(reply, &bytes, request, status)) continue;
+        /* The page ended before this run, so the next one begins after the last that fitted. */
         reply->next = reply->n_runs ? reply->runs[reply->n_runs - 1]->id : 0;
         break;
     }
@@ -180,6 +181,7 @@ static err find_place(uint64_t *after, const struct run *run,
 {
     uint64_t now = text_wall_ms(), since = 0;
     *after = request->after;
+    /* A caller with a place continues there, whatever else it asks for. */
     if (request->after || (!request->newest && !request->since_ms)) return ERR_NONE;
     if (request->since_ms) since = request->since_ms < now ? now - request->since_ms : 1;
     return store_event_place(after, run->shop->store, run->id,
@@ -220,6 +222,7 @@ static err list_rounds(Fedlora__V1__ListRoundsReply *reply, struct rpc_call *cal
         .after = request->after,
         .most = request->limit && request->limit < ROUNDS_MAX ? request->limit : ROUNDS_MAX,
         .reports = true};
+    /* Without a published round this is the page of no rounds, which is what there is. */
     if (request->newest) of.after = run->round.published ? run->round.published - 1 : 0;
     TRY(serve_rounds(&rounds, &count, run, &of, arena));
     reply->rounds = rounds;

@@ -42,6 +42,7 @@ static err add(const struct store_file *f, void *context)
     if (!run) return ERR_NONE;
     run->files[f->kind]++;
     run->bytes[f->kind] += f->blob.size;
+    /* As the kinds in store_retain.c: the last state and its frozen factors stay. */
     bool goes = f->kind == STORE_FILE_UPDATE || f->kind == STORE_FILE_EARLIER;
     run->removes_files += run->due && goes;
     run->removes_bytes += run->due && goes ? f->blob.size : 0;

@@ -90,8 +90,8 @@ static err add_rounds(struct file_out *out, struct store *store, int64_t run)
     return ERR_NONE;
 }
 
-/* Streamed from one query: a run may have a billion of them. Those of a run with a secret draw would
- * tell who was drawn, and the copy may lie where more people read it than the store. */
+/* Streamed from one query: a run may have a billion of them. Those of a run with a secret draw
+ * would tell who was drawn, and the copy may lie where more people read it than the store. */
 static err add_updates(struct file_out *out, struct store *store, int64_t run)
 {
     struct db_query q = {0};
