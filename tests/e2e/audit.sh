@@ -45,8 +45,10 @@ log=$(ls "$store"/audit/*.jsonl | tail -1)
 newest=$(grep -n '^{"action":"update.counted"' "$log" | tail -1 | cut -d: -f1)
 head -n $((newest - 1)) "$log" >"$work/cut" && cat "$work/cut" >"$log"
 start_coordinator "$work/site"
+admin pause r >>"$work/admin.log"
 rounds=$(($(admin status r --json | report field round) + 4)) # it ends soon, but not before it was loaded
 admin set r rounds=$rounds >>"$work/admin.log"
+admin resume r >>"$work/admin.log"
 wait_within 60 "${children[1]}" "join of ann" "$work/ann.log"
 wait_within 60 "${children[2]}" "join of ben" "$work/ben.log"
 admin export r -o "$work/last.state" >>"$work/admin.log"
@@ -67,8 +69,8 @@ expect_lines 1 service.stopped
 expect_lines 1 run.created '"id":"ops","role":"admin"'
 expect_lines 1 run.changed '"detail":"deadline=1h"'
 expect_lines 1 run.changed '"outcome":"refused"'
-expect_lines 1 run.paused
-expect_lines 1 run.resumed
+expect_lines 2 run.paused
+expect_lines 2 run.resumed
 expect_lines 1 config.reloaded
 expect_lines 1 audit.exported
 [ "$(count run.exported)" -eq 3 ] || fail "$(count run.exported) exports, expected 3"
@@ -91,7 +93,7 @@ audit verify "$store/audit" --key "$key" >"$work/verified" || fail_with "$work/v
 grep -q "^proven: lines 1 to $(cat "$store"/audit/*.jsonl | wc -l)," "$work/verified" || fail_with "$work/verified" "the end is not signed"
 audit verify "$work/all.jsonl" --key "$key" >"$work/verified" || fail_with "$work/verified" "audit verify of the export"
 grep -v '"action":"run.paused"' "$work/all.jsonl" >"$work/dropped.jsonl"
-number=$(grep '"action":"run.paused"' "$work/all.jsonl" | grep -o '"seq":[0-9]*' | cut -d: -f2)
+number=$(grep '"action":"run.paused"' "$work/all.jsonl" | head -1 | grep -o '"seq":[0-9]*' | cut -d: -f2)
 expect_refusal 2 "line $number (" audit verify "$work/dropped.jsonl" --key "$key"
 sed 's/deadline=1h/deadline=2h/' "$work/all.jsonl" >"$work/changed.jsonl"
 expect_refusal 2 "this line was changed" audit verify "$work/changed.jsonl" --key "$key"
