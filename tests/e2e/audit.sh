@@ -38,6 +38,8 @@ expect_refusal 3 "cannot be changed" admin set r colour=red
 for id in ann ben; do join_member r $id "$work" --base "$work/base" --data "$work/$id.jsonl" --precision f32; done
 wait_for_round r 2
 admin export r -o "$work/last0.state" >>"$work/admin.log"
+admin pause r >>"$work/admin.log" # so that the kill itself comes after the lines of the newest round
+sleep 1
 kill -KILL "$coordinator"
 wait "$coordinator" 2>/dev/null || true
 # As if it had been killed between the commit of the newest round and its lines: they are made up for at the start.
@@ -45,7 +47,6 @@ log=$(ls "$store"/audit/*.jsonl | tail -1)
 newest=$(grep -n '^{"action":"update.counted"' "$log" | tail -1 | cut -d: -f1)
 head -n $((newest - 1)) "$log" >"$work/cut" && cat "$work/cut" >"$log"
 start_coordinator "$work/site"
-admin pause r >>"$work/admin.log"
 rounds=$(($(admin status r --json | report field round) + 4)) # it ends soon, but not before it was loaded
 admin set r rounds=$rounds >>"$work/admin.log"
 admin resume r >>"$work/admin.log"
@@ -69,7 +70,7 @@ expect_lines 1 service.stopped
 expect_lines 1 run.created '"id":"ops","role":"admin"'
 expect_lines 1 run.changed '"detail":"deadline=1h"'
 expect_lines 1 run.changed '"outcome":"refused"'
-expect_lines 2 run.paused
+[ "$(count run.paused)" -ge 1 ] || fail "no run.paused" # the cut may have taken the second
 expect_lines 2 run.resumed
 expect_lines 1 config.reloaded
 expect_lines 1 audit.exported
