@@ -19,7 +19,7 @@
 
 enum { LAYERS = 30, PROJECTIONS = 7, MODULES = LAYERS * PROJECTIONS, MEMBERS_MAX = 2048 };
 enum { NUMBER_MEMBERS, NUMBER_RANK, NUMBER_ROUNDS, NUMBER_LAYERS, NUMBERS };
-enum { AT_ONCE = 256, PAUSE_US = 10000, REPORT_PAUSE_US = 20000, REPORTS_MAX = 100000 };
+enum { AT_ONCE = 32, PAUSE_US = 2000, REPORT_PAUSE_US = 20000, REPORTS_MAX = 100000 };
 
 static struct method_module module[MODULES];
 static char names[MODULES][64];
@@ -127,6 +127,7 @@ static err bench(const char *dir, const char *method, const long number[NUMBERS]
 {
     static struct reporter reporter;
     static struct fake_joining joining[MEMBERS_MAX];
+    static atomic_size_t greeted;
     struct fake_federation f = {0};
     struct fake_base base;
     fill_base(&base, number[NUMBER_LAYERS]);
@@ -142,14 +143,18 @@ static err bench(const char *dir, const char *method, const long number[NUMBERS]
                                          .base = &base,
                                          .rank = (uint32_t)number[1],
                                          .examples = 100,
-                                         .give_up_ms = 300000};
+                                         .give_up_ms = 300000,
+                                         .wait_ms = 30000,
+                                         .greeted = &greeted};
     reporter.options = options;
     reporter.options.id = "m0";
     if (pthread_create(&reporter.thread, NULL, reporter_main, &reporter) != 0) goto out;
     for (long i = 0; i < number[0]; i++) {
         fake_join_begin(&joining[i], (int)i, &options);
-        /* All handshakes of thousands at once would time out in this process, not in fedlorad. */
-        if (i >= AT_ONCE) usleep(PAUSE_US);
+        /* Handshakes of thousands at once would time out in this process, which all members share,
+         * and not in fedlorad. */
+        while ((size_t)i >= atomic_load(&greeted) + AT_ONCE)
+            usleep(PAUSE_US);
     }
     for (long i = 0; i < number[0]; i++) {
         err one = fake_join_end(&joining[i]);

@@ -14,7 +14,8 @@ enum {
     FAKE_CALL_MS = 60000,
     FAKE_DOWNLOAD_MS = 600000,
     FAKE_BYTES_MAX = 512 << 20,
-    FAKE_PAUSE_US = 20000
+    FAKE_PAUSE_US = 20000,
+    FAKE_WAIT_MS = 2000
 };
 
 err fake_open(struct fake_member *out, const struct fake_options *options)
@@ -340,7 +341,7 @@ out:
 static err one_task(bool *finished, struct digest *last_state, struct fake_member *m)
 {
     Fedlora__V1__Task *task = NULL;
-    TRY(fake_next_task(&task, m, 2000));
+    TRY(fake_next_task(&task, m, m->options.wait_ms ? m->options.wait_ms : FAKE_WAIT_MS));
     err e = ERR_NONE;
     if (task->kind_case == FEDLORA__V1__TASK__KIND_TRAIN)
         e = train_and_submit(m, task->train);
@@ -370,12 +371,14 @@ static err again(struct fake_member *m)
 
 err fake_join(struct digest *last_state, struct fake_member *m)
 {
-    bool finished = false;
+    bool finished = false, greeted = false;
     Fedlora__V1__HelloReply *reply = NULL;
     err e = fake_hello(&reply, m);
     message_free(reply);
     uint64_t good_ms = text_now_ms();
     while (!finished) {
+        if (!err_is(e) && !greeted && m->options.greeted) atomic_fetch_add(m->options.greeted, 1);
+        greeted |= !err_is(e);
         if (!err_is(e)) e = one_task(&finished, last_state, m);
         if (!err_is(e)) {
             good_ms = text_now_ms();

@@ -13,6 +13,7 @@
 #include "fedlora.pb-c.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 struct fake_base { /* the description of a base model that does not exist */
     struct digest digest;
@@ -26,12 +27,14 @@ struct fake_options {
     const struct fake_base *base;
     uint32_t rank; /* offered */
     uint64_t examples, eval_rows;
-    uint64_t give_up_ms; /* fake_join(): longest time without success */
-    const char *session; /* 16 bytes; NULL: none */
-    char *without;       /* a run that is not served; NULL: none */
-    bool stay, look;     /* of NextTask, and of Hello */
-    size_t part_bytes;   /* of an upload; 0: as many as a chunk may have */
-    unsigned part_us;    /* pause before each of them */
+    uint64_t give_up_ms;    /* fake_join(): longest time without success */
+    const char *session;    /* 16 bytes; NULL: none */
+    char *without;          /* a run that is not served; NULL: none */
+    bool stay, look;        /* of NextTask, and of Hello */
+    size_t part_bytes;      /* of an upload; 0: as many as a chunk may have */
+    unsigned part_us;       /* pause before each of them */
+    uint32_t wait_ms;       /* of NextTask; 0: 2 s */
+    atomic_size_t *greeted; /* counts members whose first Hello was answered; NULL: not counted */
 };
 
 struct fake_member {
