@@ -353,8 +353,7 @@ static err one_task(bool *finished, struct digest *last_state, struct fake_membe
     return e;
 }
 
-/* Opens a new connection after every error, because gRPC would wait a second before it
- * reconnects. */
+/* A new connection after every error, because gRPC would wait a second before it reconnects. */
 static err again(struct fake_member *m)
 {
     struct fake_member was = *m;
@@ -371,14 +370,15 @@ static err again(struct fake_member *m)
 
 err fake_join(struct digest *last_state, struct fake_member *m)
 {
-    bool finished = false, greeted = false;
+    bool finished = false;
+    atomic_size_t *greeted = m->options.greeted;
     Fedlora__V1__HelloReply *reply = NULL;
     err e = fake_hello(&reply, m);
     message_free(reply);
     uint64_t good_ms = text_now_ms();
     while (!finished) {
-        if (!err_is(e) && !greeted && m->options.greeted) atomic_fetch_add(m->options.greeted, 1);
-        greeted |= !err_is(e);
+        if (!err_is(e) && greeted) atomic_fetch_add(greeted, 1);
+        if (!err_is(e)) greeted = NULL;
         if (!err_is(e)) e = one_task(&finished, last_state, m);
         if (!err_is(e)) {
             good_ms = text_now_ms();
