@@ -51,7 +51,7 @@ int main(void)
     struct work *w = NULL;
     CHECK(mkdtemp(dir) != NULL);
     CHECK_OK(work_open(&w, &(struct work_options){.name = "test",
-                                                  .data_dir = dir,
+                                                  .place = {.dir = dir},
                                                   .queue_max = QUEUE_MAX,
                                                   .batch_max = BATCH_MAX,
                                                   .run = run_batch,

@@ -44,7 +44,7 @@ static struct work *open_worker(const char *dir, size_t queue, size_t batch, boo
 {
     struct work *w = NULL;
     struct work_options options = {.name = "test",
-                                   .data_dir = dir,
+                                   .place = {.dir = dir},
                                    .queue_max = queue,
                                    .batch_max = batch,
                                    .run = run,
@@ -117,7 +117,7 @@ Test(work, lanes_take_turns_and_a_batch_stops_at_its_cost)
     support_dir_make(dir);
     struct work *w = NULL;
     const struct work_options options = {.name = "test",
-                                         .data_dir = dir,
+                                         .place = {.dir = dir},
                                          .queue_max = 8,
                                          .batch_max = 8,
                                          .cost_max = 110,
