@@ -194,6 +194,12 @@ const char *db_query_text(const struct db_query *q, int column)
     return q->db->kind->text(q, column);
 }
 
+err db_query_copy(const char **out, const struct db_query *q, int column, struct arena *arena)
+{
+    const char *text = db_query_text(q, column);
+    return arena_text(out, arena, text, strlen(text));
+}
+
 const void *db_query_blob(size_t *size, const struct db_query *q, int column)
 {
     return q->db->kind->blob(size, q, column);

@@ -20,6 +20,7 @@
 #ifndef COORDINATOR_DB_H
 #define COORDINATOR_DB_H
 
+#include "base/arena.h"
 #include "base/digest.h"
 #include "base/err.h"
 #include "base/limits.h"
@@ -95,6 +96,8 @@ int64_t db_query_int(const struct db_query *q, int column); /* of a condition: 0
 double db_query_num(const struct db_query *q, int column);
 /* "" for NULL. Valid until the next row. */
 const char *db_query_text(const struct db_query *q, int column);
+/* The same text in the arena, for rows that outlive the query. */
+err db_query_copy(const char **out, const struct db_query *q, int column, struct arena *arena);
 bool db_query_digest(struct digest *out, const struct db_query *q, int column); /* false: none */
 const void *db_query_blob(size_t *size, const struct db_query *q, int column);
 /* The first column of the first row, as an integer. Without a row *out keeps its value. */

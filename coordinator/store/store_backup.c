@@ -28,13 +28,12 @@ err store_backup_last(bool *found, struct store_backup *out, struct store *store
                       ""));
     err e = db_query_next(found, &q);
     if (!err_is(e) && *found) {
-        const char *path = db_query_text(&q, 2);
         *out = (struct store_backup){.id = db_query_int(&q, 0),
                                      .made_ms = (uint64_t)db_query_int(&q, 1),
                                      .files = (uint64_t)db_query_int(&q, 3),
                                      .bytes = (uint64_t)db_query_int(&q, 4),
                                      .wrong = (uint64_t)db_query_int(&q, 5)};
-        e = arena_text(&out->path, arena, path, strlen(path));
+        e = db_query_copy(&out->path, &q, 2, arena);
     }
     db_query_close(&q);
     return e;

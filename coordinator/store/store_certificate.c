@@ -5,12 +5,6 @@
 
 enum { DAY_S = 24 * 60 * 60, UNKNOWN_DAYS = 10 * 365 };
 
-static err copy_text(const char **out, const struct db_query *q, int column, struct arena *arena)
-{
-    const char *text = db_query_text(q, column);
-    return arena_text(out, arena, text, strlen(text));
-}
-
 /* At most `most` rows are read, however many a member has. */
 err store_certificates(struct store_certificate **out, size_t *count, struct store *store,
                        const struct store_who *who, size_t most, struct arena *arena)
@@ -22,17 +16,18 @@ err store_certificates(struct store_certificate **out, size_t *count, struct sto
     TRY(arena_take(&list, arena, most, sizeof *list));
     TRY(db_query_open(&q, &store->db,
                       "SELECT serial,how,reason,begins_s,ends_s,issued_ms,revoked_ms,key"
-                      " FROM certificates WHERE role=? AND id=? ORDER BY issued_ms DESC",
-                      "tt", who->role, who->id));
+                      " FROM certificates WHERE role=? AND id=? ORDER BY issued_ms DESC"
+                      " LIMIT ?",
+                      "tti", who->role, who->id, (int64_t)most));
     err e = ERR_NONE;
     while (n < most && !err_is(e)) {
         e = db_query_next(&row, &q);
         if (err_is(e) || !row) break;
         struct store_certificate *c = &list[n++];
         c->who = *who;
-        e = copy_text(&c->serial, &q, 0, arena);
-        if (!err_is(e)) e = copy_text(&c->how, &q, 1, arena);
-        if (!err_is(e)) e = copy_text(&c->reason, &q, 2, arena);
+        e = db_query_copy(&c->serial, &q, 0, arena);
+        if (!err_is(e)) e = db_query_copy(&c->how, &q, 1, arena);
+        if (!err_is(e)) e = db_query_copy(&c->reason, &q, 2, arena);
         c->begins_s = db_query_int(&q, 3);
         c->ends_s = db_query_int(&q, 4);
         c->issued_ms = (uint64_t)db_query_int(&q, 5);
@@ -132,7 +127,7 @@ err store_certificates_revoked(const char ***out, size_t *count, struct store *s
     while (n < (size_t)most && !err_is(e)) {
         e = db_query_next(&row, &q);
         if (err_is(e) || !row) break;
-        e = copy_text(&list[n++], &q, 0, arena);
+        e = db_query_copy(&list[n++], &q, 0, arena);
     }
     db_query_close(&q);
     if (err_is(e)) return e;

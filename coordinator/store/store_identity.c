@@ -10,27 +10,21 @@ enum { DAY_MS = 24 * 60 * 60 * 1000 };
     "role,id,state,name,added_by,reason,added_ms,changed_ms,recorded,keep_runs,seen_ms,address,"   \
     "software,ends_s"
 
-static err copy_text(const char **out, const struct db_query *q, int column, struct arena *arena)
-{
-    const char *text = db_query_text(q, column);
-    return arena_text(out, arena, text, strlen(text));
-}
-
 static err read_identity(struct store_identity *row, const struct db_query *q, struct arena *arena)
 {
-    TRY(copy_text(&row->who.role, q, 0, arena));
-    TRY(copy_text(&row->who.id, q, 1, arena));
-    TRY(copy_text(&row->state, q, 2, arena));
-    TRY(copy_text(&row->name, q, 3, arena));
-    TRY(copy_text(&row->added_by, q, 4, arena));
-    TRY(copy_text(&row->reason, q, 5, arena));
+    TRY(db_query_copy(&row->who.role, q, 0, arena));
+    TRY(db_query_copy(&row->who.id, q, 1, arena));
+    TRY(db_query_copy(&row->state, q, 2, arena));
+    TRY(db_query_copy(&row->name, q, 3, arena));
+    TRY(db_query_copy(&row->added_by, q, 4, arena));
+    TRY(db_query_copy(&row->reason, q, 5, arena));
     row->added_ms = (uint64_t)db_query_int(q, 6);
     row->changed_ms = (uint64_t)db_query_int(q, 7);
     row->recorded = db_query_int(q, 8) != 0;
     row->keep_runs = db_query_int(q, 9) != 0;
     row->seen_ms = (uint64_t)db_query_int(q, 10);
-    TRY(copy_text(&row->address, q, 11, arena));
-    TRY(copy_text(&row->software, q, 12, arena));
+    TRY(db_query_copy(&row->address, q, 11, arena));
+    TRY(db_query_copy(&row->software, q, 12, arena));
     row->ends_s = db_query_int(q, 13);
     return ERR_NONE;
 }
@@ -50,8 +44,8 @@ err store_identities(struct store_identity **out, size_t *count, struct store *s
     TRY(arena_take(&list, arena, most, sizeof *list));
     TRY(db_query_open(&q, &store->db,
                       "SELECT " IDENTITY_COLUMNS " FROM identities"
-                      " WHERE role>? OR (role=? AND id>?) ORDER BY role,id",
-                      "ttt", role, role, id));
+                      " WHERE role>? OR (role=? AND id>?) ORDER BY role,id LIMIT ?",
+                      "ttti", role, role, id, (int64_t)most));
     err e = ERR_NONE;
     while (n < most && !err_is(e)) {
         e = db_query_next(&row, &q);
@@ -136,7 +130,7 @@ static err import_removals(struct store *store, size_t *changed, const struct im
         if (err_is(e) || !row) break;
         const char *id = db_query_text(&q, 0);
         if (bsearch(&id, in->id, in->count, sizeof id, text_order)) continue;
-        e = copy_text(&gone[n++], &q, 0, arena);
+        e = db_query_copy(&gone[n++], &q, 0, arena);
     }
     db_query_close(&q);
     for (size_t i = 0; i < n && !err_is(e); i++)

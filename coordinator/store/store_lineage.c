@@ -48,12 +48,6 @@ err store_lineage_publish(struct db *db, const struct store_publish *p)
     return ERR_NONE;
 }
 
-static err copy_text(const char **out, const struct db_query *q, int column, struct arena *arena)
-{
-    const char *text = db_query_text(q, column);
-    return arena_text(out, arena, text, strlen(text));
-}
-
 /* Rounds of older versions have no row in `made`: the outer join keeps them, not `known`. */
 static err read_rounds(struct store_lineage *row, size_t *count, struct db_query *q, size_t most,
                        struct arena *arena)
@@ -66,7 +60,7 @@ static err read_rounds(struct store_lineage *row, size_t *count, struct db_query
         if (db_query_digest(&r->state.digest, q, 1)) r->state.size = (uint64_t)db_query_int(q, 2);
         r->updates = (uint32_t)db_query_int(q, 3);
         r->known = db_query_digest(&r->config, q, 4);
-        TRY(copy_text(&r->software, q, 5, arena));
+        TRY(db_query_copy(&r->software, q, 5, arena));
     }
     return ERR_NONE;
 }
@@ -101,12 +95,12 @@ static err read_counted(struct store_counted *row, size_t *count, struct db_quer
         TRY(db_query_next(&any, q));
         if (!any) return ERR_NONE;
         struct store_counted *c = &row[(*count)++];
-        TRY(copy_text(&c->member, q, 0, arena));
+        TRY(db_query_copy(&c->member, q, 0, arena));
         c->trained_round = (uint32_t)db_query_int(q, 1);
         if (db_query_digest(&c->blob.digest, q, 2)) c->blob.size = (uint64_t)db_query_int(q, 3);
         c->examples = (uint64_t)db_query_int(q, 4);
         c->weight = db_query_num(q, 5);
-        TRY(copy_text(&c->software, q, 6, arena));
+        TRY(db_query_copy(&c->software, q, 6, arena));
     }
     return ERR_NONE;
 }

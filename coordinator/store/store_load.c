@@ -24,13 +24,6 @@ static err count_rows(size_t *out, struct db *db, const char *table, int64_t run
     return ERR_NONE;
 }
 
-/* SQLite's text is valid until the next row only. */
-static err copy_text(const char **out, const struct db_query *q, int column, struct arena *arena)
-{
-    const char *text = db_query_text(q, column);
-    return arena_text(out, arena, text, strlen(text));
-}
-
 static err copy_blob(const void **out, size_t *size, const struct db_query *q, int column,
                      struct arena *arena)
 {
@@ -71,13 +64,13 @@ static err read_run(void *row, const struct db_query *q, struct arena *arena)
 {
     struct store_run *r = row;
     r->id = db_query_int(q, 0);
-    TRY(copy_text(&r->name, q, 1, arena));
+    TRY(db_query_copy(&r->name, q, 1, arena));
     TRY(copy_blob(&r->config, &r->config_size, q, 2, arena));
     TRY(copy_blob(&r->modules, &r->modules_size, q, 3, arena));
     r->published = (uint32_t)db_query_int(q, 4);
     r->opened = (uint32_t)db_query_int(q, 5);
-    TRY(copy_text(&r->hold, q, 6, arena));
-    TRY(copy_text(&r->reason, q, 7, arena));
+    TRY(db_query_copy(&r->hold, q, 6, arena));
+    TRY(db_query_copy(&r->reason, q, 7, arena));
     r->created_ms = (uint64_t)db_query_int(q, 8);
     read_blob_name(&r->state, q, 9);
     read_blob_name(&r->frozen, q, 11);
@@ -127,11 +120,11 @@ static void read_evaluation(struct store_evaluation *out, const struct db_query 
 static err read_member(void *row, const struct db_query *q, struct arena *arena)
 {
     struct store_member *m = row;
-    TRY(copy_text(&m->id, q, 0, arena));
+    TRY(db_query_copy(&m->id, q, 0, arena));
     m->joined = db_query_int(q, 1) != 0;
     m->rank = (uint32_t)db_query_int(q, 2);
     m->examples = (uint64_t)db_query_int(q, 3);
-    TRY(copy_text(&m->libraries, q, 4, arena));
+    TRY(db_query_copy(&m->libraries, q, 4, arena));
     m->bytes_up = (uint64_t)db_query_int(q, 5);
     m->bytes_down = (uint64_t)db_query_int(q, 6);
     m->train_loss = db_query_num(q, 7);
@@ -142,7 +135,7 @@ static err read_member(void *row, const struct db_query *q, struct arena *arena)
     m->pruned = (uint32_t)db_query_int(q, 12);
     m->refused_in = (uint32_t)db_query_int(q, 17);
     m->excused_in = (uint32_t)db_query_int(q, 18);
-    TRY(copy_text(&m->refusal, q, 19, arena));
+    TRY(db_query_copy(&m->refusal, q, 19, arena));
     if (db_query_int(q, 13) == 0) return ERR_NONE;
     TRY(arena_take(&m->evaluation, arena, 1, sizeof *m->evaluation));
     read_evaluation(m->evaluation, q, 13);
@@ -177,7 +170,7 @@ static err read_update(void *row, const struct db_query *q, struct arena *arena)
     struct store_update *u = row;
     u->run = db_query_int(q, 0);
     u->counted_in = (uint32_t)db_query_int(q, 1);
-    TRY(copy_text(&u->member, q, 2, arena));
+    TRY(db_query_copy(&u->member, q, 2, arena));
     u->trained_round = (uint32_t)db_query_int(q, 3);
     read_blob_name(&u->blob, q, 4);
     u->examples = (uint64_t)db_query_int(q, 6);
@@ -225,7 +218,7 @@ static err read_round(void *row, const struct db_query *q, struct arena *arena)
     size_t packed = 0;
     const void *data = db_query_blob(&packed, q, 17);
     if (packed) return packed_open(&r->report_json, data, packed, arena);
-    return copy_text(&r->report_json, q, 10, arena);
+    return db_query_copy(&r->report_json, q, 10, arena);
 }
 
 /* Evaluations are averaged over the rows they were computed on; those with impossible numbers of
@@ -271,10 +264,10 @@ static err read_event(void *row, const struct db_query *q, struct arena *arena)
     struct store_event *v = row;
     v->sequence = (uint64_t)db_query_int(q, 0);
     v->wall_ms = (uint64_t)db_query_int(q, 1);
-    TRY(copy_text(&v->event, q, 2, arena));
-    TRY(copy_text(&v->text, q, 3, arena));
+    TRY(db_query_copy(&v->event, q, 2, arena));
+    TRY(db_query_copy(&v->text, q, 3, arena));
     v->round = (uint32_t)db_query_int(q, 4);
-    return copy_text(&v->member, q, 5, arena);
+    return db_query_copy(&v->member, q, 5, arena);
 }
 
 /* A caller continues after the sequence number that it saw last, so no event is lost or repeated

@@ -36,20 +36,14 @@ err store_recent_rounds(struct store_recent_round *out, size_t *count, struct st
     return e;
 }
 
-static err copy(const char **out, const struct db_query *q, int column, struct arena *arena)
-{
-    const char *text = db_query_text(q, column);
-    return arena_text(out, arena, text, strlen(text));
-}
-
 static err read_event(struct store_recent_event *out, const struct db_query *q, struct arena *arena)
 {
     out->wall_ms = (uint64_t)db_query_int(q, 0);
     out->round = (uint32_t)db_query_int(q, 5);
-    TRY(copy(&out->run, q, 1, arena));
-    TRY(copy(&out->event, q, 2, arena));
-    TRY(copy(&out->text, q, 3, arena));
-    return copy(&out->member, q, 4, arena);
+    TRY(db_query_copy(&out->run, q, 1, arena));
+    TRY(db_query_copy(&out->event, q, 2, arena));
+    TRY(db_query_copy(&out->text, q, 3, arena));
+    return db_query_copy(&out->member, q, 4, arena);
 }
 
 err store_recent_events(struct store_recent_event **out, size_t *count, struct store *store,

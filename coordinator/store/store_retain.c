@@ -174,7 +174,7 @@ err store_retain_next(int64_t *run, const char **name, struct store *store, stru
     err e = db_query_next(&row, &q);
     if (!err_is(e) && row) {
         *run = db_query_int(&q, 0);
-        e = arena_text(name, arena, db_query_text(&q, 1), strlen(db_query_text(&q, 1)));
+        e = db_query_copy(name, &q, 1, arena);
     }
     db_query_close(&q);
     return e;
@@ -200,9 +200,8 @@ err store_graves(struct store_grave **out, size_t *count, struct store *store, s
         e = db_query_next(&row, &q);
         if (err_is(e) || !row) break;
         struct store_grave *g = &grave[n++];
-        e = arena_text(&g->name, arena, db_query_text(&q, 0), strlen(db_query_text(&q, 0)));
-        if (!err_is(e))
-            e = arena_text(&g->by, arena, db_query_text(&q, 1), strlen(db_query_text(&q, 1)));
+        e = db_query_copy(&g->name, &q, 0, arena);
+        if (!err_is(e)) e = db_query_copy(&g->by, &q, 1, arena);
         g->created_ms = (uint64_t)db_query_int(&q, 2);
         g->deleted_ms = (uint64_t)db_query_int(&q, 3);
         g->published = (uint32_t)db_query_int(&q, 4);

@@ -7,23 +7,17 @@
     "number,role,id,secret,server,made_by,used_from,serial,chain,made_ms,ends_ms,revoked_ms,"      \
     "used_ms,used_key"
 
-static err copy_text(const char **out, const struct db_query *q, int column, struct arena *arena)
-{
-    const char *text = db_query_text(q, column);
-    return arena_text(out, arena, text, strlen(text));
-}
-
 static err read_token(struct store_token *t, const struct db_query *q, struct arena *arena)
 {
     t->number = db_query_int(q, 0);
-    TRY(copy_text(&t->who.role, q, 1, arena));
-    TRY(copy_text(&t->who.id, q, 2, arena));
+    TRY(db_query_copy(&t->who.role, q, 1, arena));
+    TRY(db_query_copy(&t->who.id, q, 2, arena));
     (void)db_query_digest(&t->secret, q, 3);
-    TRY(copy_text(&t->server, q, 4, arena));
-    TRY(copy_text(&t->made_by, q, 5, arena));
-    TRY(copy_text(&t->used_from, q, 6, arena));
-    TRY(copy_text(&t->serial, q, 7, arena));
-    TRY(copy_text(&t->chain, q, 8, arena));
+    TRY(db_query_copy(&t->server, q, 4, arena));
+    TRY(db_query_copy(&t->made_by, q, 5, arena));
+    TRY(db_query_copy(&t->used_from, q, 6, arena));
+    TRY(db_query_copy(&t->serial, q, 7, arena));
+    TRY(db_query_copy(&t->chain, q, 8, arena));
     t->made_ms = (uint64_t)db_query_int(q, 9);
     t->ends_ms = (uint64_t)db_query_int(q, 10);
     t->revoked_ms = (uint64_t)db_query_int(q, 11);
@@ -55,8 +49,9 @@ err store_tokens(struct store_token **out, size_t *count, struct store *store, i
     bool row = true;
     TRY(arena_take(&list, arena, most, sizeof *list));
     TRY(db_query_open(&q, &store->db,
-                      "SELECT " TOKEN_COLUMNS " FROM tokens WHERE number<? ORDER BY number DESC",
-                      "i", before ? before : INT64_MAX));
+                      "SELECT " TOKEN_COLUMNS " FROM tokens WHERE number<? ORDER BY number DESC"
+                      " LIMIT ?",
+                      "ii", before ? before : INT64_MAX, (int64_t)most));
     err e = ERR_NONE;
     while (n < most && !err_is(e)) {
         e = db_query_next(&row, &q);

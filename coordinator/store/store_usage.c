@@ -71,7 +71,7 @@ static err load_runs(struct store_usage *out, struct db *db, uint64_t ended_befo
         struct store_usage_run *run = &out->run[out->count++];
         run->id = db_query_int(&q, 0);
         run->due = db_query_int(&q, 2) != 0;
-        e = arena_text(&run->name, arena, db_query_text(&q, 1), strlen(db_query_text(&q, 1)));
+        e = db_query_copy(&run->name, &q, 1, arena);
     }
     db_query_close(&q);
     return e;
