@@ -20,7 +20,7 @@ err store_recent_rounds(struct store_recent_round *out, size_t *count, struct st
     size_t n = 0;
     bool row = true;
     TRY(db_query_open(&q, &store->db,
-                      "SELECT r.round,updates,train_loss,CASE WHEN report<>'' THEN 1 ELSE 0 END,"
+                      "SELECT r.round,updates,train_loss,report<>'' OR report_z IS NOT NULL,"
                       "error,CASE WHEN v.n>0 THEN 1 ELSE 0 END,v.l FROM (SELECT * FROM rounds"
                       " WHERE run=? AND round>0 ORDER BY round DESC LIMIT ?) r"
                       " LEFT JOIN (SELECT round,SUM(rows) n,SUM(rows*loss)/SUM(rows) l"

@@ -84,6 +84,23 @@ Test(overview_html, shows_a_run_with_its_rounds_and_losses)
     runs_fixture_close(&f);
 }
 
+Test(overview_html, shows_the_error_of_a_round_once_it_has_a_report)
+{
+    struct bytes b = {0};
+    struct store_round report = {
+        .round = 2, .update_norm = 1, .error = 0.0125, .report_json = "{\"modules\":[]}"};
+    runs_fixture_open(&f, 2);
+    struct run *run = runs_fixture_add(&f, "triage");
+    add_round(run, 1, 2);
+    add_round(run, 2, 1);
+    HAS_NOT(page(&b), ", error ");
+    err e = store_report(&f.store, run->id, &report);
+    cr_assert(!err_is(e), "%s", e.text);
+    HAS(page(&b), ", error 0.0125");
+    bytes_close(&b);
+    runs_fixture_close(&f);
+}
+
 Test(overview_html, stays_small_and_well_formed_with_very_many_runs_and_members)
 {
     struct bytes b = {0};
