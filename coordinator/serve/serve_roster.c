@@ -217,19 +217,27 @@ static err check_serial(const char *serial)
     return ERR_NONE;
 }
 
-/* The connections of one certificate only end with all others of its owner, which connect again. */
 static err revoke_serial(struct serve *s, const struct store_who *who,
-                         const Fedlora__V1__RevokeRequest *request, enum rpc_role role)
+                         const Fedlora__V1__RevokeRequest *request)
 {
-    bool found = false;
+    bool found = false; /* one that was made by hand is revoked too */
     TRY(check_serial(request->serial));
-    TRY(store_certificate_revoke(&found, s->shop.store, who, request->serial, request->reason,
-                                 text_wall_ms()));
-    TRY(serve_identity_load(s));
-    return rpc_server_drop(s->server, role, who->id);
+    return store_certificate_revoke(&found, s->shop.store, who, request->serial, request->reason,
+                                    text_wall_ms());
 }
 
-/* An operator who has revoked himself could not correct it. */
+static void record_revoked(struct serve *s, const struct rpc_peer *peer,
+                           const struct store_who *who, const Fedlora__V1__RevokeRequest *request)
+{
+    SERVE_RECORD(s, peer, *request->serial ? "certificate.revoked" : "member.revoked", who->id,
+                 "ok", LOG_STR("role", who->role), LOG_STR("serial", request->serial),
+                 LOG_STR("reason", request->reason),
+                 LOG_STR("runs", request->keep_runs ? "keep" : "drop"));
+}
+
+/* An operator who has revoked himself could not correct it. The record follows the commit at once,
+ * because an error of a later step does not take the revocation back. The connections of one
+ * certificate only end with all others of its owner, which connect again. */
 static err revoke_one(struct rpc_call *call, const Fedlora__V1__RevokeRequest *request,
                       struct arena *arena)
 {
@@ -246,16 +254,13 @@ static err revoke_one(struct rpc_call *call, const Fedlora__V1__RevokeRequest *r
     bool itself = role == peer->role && !strcmp(who.id, peer->id);
     if (itself && (!*request->serial || !strcmp(request->serial, peer->serial)))
         return err_make(ERR_INPUT, "%s cannot revoke itself; another operator can", who.id);
-    if (*request->serial) {
-        TRY(revoke_serial(s, &who, request, role));
-    } else {
+    if (*request->serial)
+        TRY(revoke_serial(s, &who, request));
+    else
         TRY(store_identity_revoke(s->shop.store, &who, request->reason, request->keep_runs, &act));
-        TRY(serve_identity_load(s));
-    }
-    SERVE_RECORD(s, peer, *request->serial ? "certificate.revoked" : "member.revoked", who.id, "ok",
-                 LOG_STR("role", who.role), LOG_STR("serial", request->serial),
-                 LOG_STR("reason", request->reason),
-                 LOG_STR("runs", request->keep_runs ? "keep" : "drop"));
+    record_revoked(s, peer, &who, request);
+    TRY(serve_identity_load(s));
+    if (*request->serial) TRY(rpc_server_drop(s->server, role, who.id));
     return answer_identity(call, &who, arena);
 }
 

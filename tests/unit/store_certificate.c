@@ -74,6 +74,18 @@ Test(store_certificate, one_that_is_revoked_is_refused_until_it_ends_anyway)
     arena_close(&arena);
 }
 
+Test(store_certificate, of_somebody_else_is_not_revoked_by_a_slip)
+{
+    const struct store_who south = {"client", "south"}, admin = {"admin", "north"};
+    bool found = false;
+    issue("aa", 100, 1);
+    refused(store_certificate_revoke(&found, &store, &south, "aa", "", 2), ERR_INPUT,
+            "certificate aa is not of south");
+    refused(store_certificate_revoke(&found, &store, &admin, "aa", "", 2), ERR_INPUT,
+            "certificate aa is not of north as admin");
+    cr_expect(is_good("aa"));
+}
+
 Test(store_certificate, of_a_revoked_owner_is_neither_good_nor_made)
 {
     const struct store_act act = {"admin/ops", 5};
