@@ -11,15 +11,17 @@
 enum { COPY_BYTES = 8 << 20, PAGE_ROWS = 256, LINE_BYTES_MAX = 64 << 20 };
 
 /* In parts whose pages are dropped again, so that a state of gigabytes does not push the files
- * of open rounds out of memory. */
+ * of open rounds out of memory. A file that the store has lost is left out: an error would stop
+ * this sweep and every later one, and the record still has its digest. */
 static err copy_blob(const struct keep_record *what, const char *path, const struct store *store,
                      const struct store_blob *blob)
 {
     struct file_map map = {0};
     struct file_out out = {0};
     err e = ERR_NONE;
-    if (!blob->size) return ERR_NONE;
-    TRY(file_map_open(&map, blob_path(store->dir, &blob->digest).text));
+    struct blob_path from = blob_path(store->dir, &blob->digest);
+    if (!blob->size || !file_exists(from.text)) return ERR_NONE;
+    TRY(file_map_open(&map, from.text));
     TRY_OUT(e, file_out_open(&out, path, /*replace*/ true));
     for (size_t at = 0; at < map.size; at += COPY_BYTES) {
         size_t size = map.size - at < COPY_BYTES ? map.size - at : COPY_BYTES;
