@@ -337,10 +337,10 @@ err run_from_find(struct run_from *out, struct run_shop *shop, run_config_t **co
     struct run_from from = {0};
     run_config_t *c = *config;
     err e = ERR_NONE;
-    /* An old client sends neither field, a hostile one may send both. */
     /* These two follow from the state; an operator cannot choose them. */
     c->from_round = 0;
     TRY(set_text(&c->origin, ""));
+    /* An old client sends neither field, a hostile one may send both. */
     if (!*c->from_run && !c->from_state.len) return ERR_NONE;
     if (*c->from_run && c->from_state.len)
         return err_make(ERR_INPUT, "from_run and from_state: expected one of them");
