@@ -6,7 +6,7 @@
 # means the first three. The preset race has only the programs that run CUDA kernels on the CPU. The tests inside a
 # Criterion program are counted; a script or a plain program counts as one test, and exit status 77 means skipped. A
 # program may take TEST_TIMEOUT seconds (default 300, scripts 600; more under the sanitizers). N of them run at the same
-# time (default: as many as there are processor cores, at most 4), because many wait for processes or use one core. Any
+# time (default: one more than there are processor cores, at most 4), because many wait for processes or use one core. Any
 # sanitizer report fails the program, leaks included; reports go to files, because Criterion hides the output of its child
 # processes. The last line is "N passed, N failed[, N skipped]"; the status is 0 only when something passed and nothing
 # failed.
@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.."
 presets=(release sanitize race)
 build=yes
 list=no
-jobs=$(nproc)
+jobs=$(($(nproc) + 1)) # one more than cores, because many tests wait for processes
 [ "$jobs" -le 4 ] || jobs=4
 names=()
 while [ $# -gt 0 ]; do

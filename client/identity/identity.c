@@ -83,9 +83,11 @@ bool identity_note(char out[IDENTITY_NOTE_BYTES], const char *text, const char *
 {
     const char *end = strstr(text, "-----BEGIN");
     size_t n = strlen(name);
-    for (const char *line = text; line != NULL && line != end; line = strchr(line, '\n')) {
+    /* The block may begin within a line, so a line may start behind it. */
+    for (const char *line = text; line != NULL; line = strchr(line, '\n')) {
         line += *line == '\n';
-        if (line == end || strncmp(line, name, n) != 0 || strncmp(line + n, ": ", 2) != 0) continue;
+        if (end != NULL && line >= end) return false;
+        if (strncmp(line, name, n) != 0 || strncmp(line + n, ": ", 2) != 0) continue;
         const char *value = line + n + 2;
         size_t size = strcspn(value, "\n");
         if (size == 0 || size >= IDENTITY_NOTE_BYTES) return false;

@@ -41,11 +41,13 @@ err round_judge(struct round_place *out, const struct round *r, size_t member,
     enum round_phase phase = round_phase(r);
     if (phase == ROUND_FINISHED || phase == ROUND_STOPPED)
         return err_make(ERR_STATE, "the run is %s", round_phase_name(phase));
+    /* The member is ahead of a coordinator that was put back to an older copy of its store. It must
+     * ask again, because Hello then tells both. */
     if (trained_round == 0 || trained_round > under_way ||
         (trained_round == under_way && r->stage == ROUND_WAITING))
-        return err_make(ERR_INPUT, "update for round %u, but the run is at round %u%s",
-                        trained_round, under_way,
-                        r->stage == ROUND_WAITING ? ", which is not open yet" : "");
+        return err_make(trained_round ? ERR_STATE : ERR_INPUT,
+                        "update for round %u, but the run is at round %u%s", trained_round,
+                        under_way, r->stage == ROUND_WAITING ? ", which is not open yet" : "");
     if (m->gone) return err_make(ERR_STATE, "%s does not take part in this run any more", m->id);
     if (trained_round == under_way && m->refused_in == under_way)
         return err_make(ERR_STATE, "the update of %s for round %u was refused: %s", m->id,

@@ -83,7 +83,7 @@ wait_within 60 "$member" "join with other data" "$work/ann.log"
 # Example-level privacy.
 openssl genpkey -algorithm ed25519 -out "$work/ledger.pem" 2>/dev/null
 chmod 600 "$work/ledger.pem"
-create private --method fedit --batch 8 --steps $((steps / 8)) --privacy example --epsilon 8 --delta 1e-3 --clip-norm 1 --evaluate-every 0
+create private --method fedit --batch 8 --steps $steps --privacy example --epsilon 8 --delta 1e-3 --clip-norm 1 --evaluate-every 0
 private=(--run private --ledger "$work/ledger.jsonl" --ledger-key "$work/ledger.pem")
 join "$work/ann" "${private[@]}"
 wait_for_file "$work/ann/private.checkpoint.safetensors"

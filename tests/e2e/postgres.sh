@@ -11,7 +11,7 @@ if [ -z "$bin" ]; then
   exit 77
 fi
 build=$FEDLORA_BUILD_DIR
-work=$(mktemp -d "${TMPDIR:-/tmp}/fedlora-postgres-XXXXXX")
+work=$(mktemp -d /tmp/fedlora-postgres-XXXXXX) # not in $TMPDIR, which the user of the server may not be able to enter
 chmod 711 "$work"
 as=()
 if [ "$(id -u)" -eq 0 ]; then # the server refuses to run as root

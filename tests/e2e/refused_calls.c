@@ -71,7 +71,7 @@ static void refuse_bad_headers(struct hand *h)
     refuse_header(h, ERR_REFUSED, "damaged on the way");
     h->header = good;
     h->header.round = 5;
-    refuse_header(h, ERR_REFUSED, "update for round 5, but the run is at round 1");
+    refuse_header(h, ERR_STATE, "update for round 5, but the run is at round 1");
     h->header = good;
     h->header.examples = 0;
     refuse_header(h, ERR_REFUSED, "examples");

@@ -117,7 +117,7 @@ Test(round, refuses_what_is_wrong_by_name)
     cr_expect_eq(e.kind, ERR_STATE);
     cr_expect(strstr(e.text, "second update of icu for round 1"), "%s", e.text);
     e = submit(&r, 10, 1, 2, 2);
-    cr_expect_eq(e.kind, ERR_INPUT);
+    cr_expect_eq(e.kind, ERR_STATE, "the member must ask again");
     cr_expect(strstr(e.text, "update for round 2, but the run is at round 1"), "%s", e.text);
     cr_expect_eq(submit(&r, 10, 1, 0, 2).kind, ERR_INPUT);
     tell(&r, ROUND_ON_STOP, 11, 0);
