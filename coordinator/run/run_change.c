@@ -261,6 +261,7 @@ err run_set(struct run *run, char *const *assignment, size_t count)
     TRY_OUT(e, commit(run, &c));
     run_rules(&rules, run->shop, run->config);
     round_set_rules(&run->round, &rules);
+    run_shapes_settle(run);
     if (bound != run->config->norm_bound) { /* refused updates are judged by the new bound */
         e = store_forgive(run->shop->store, run->id, round_under_way(&run->round));
         if (!err_is(e)) round_forgive(&run->round);

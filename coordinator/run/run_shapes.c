@@ -239,16 +239,21 @@ err run_shapes_said(struct run *run, size_t member, const Fedlora__V1__HelloRequ
     return run->proposal[k].members < wanted(run) ? ERR_NONE : agree(run, k);
 }
 
-/* The others may agree without it. */
-void run_shapes_left(struct run *run, size_t member)
+void run_shapes_settle(struct run *run)
 {
-    withdraw(run, &run->member[member]);
     for (size_t k = 0; k < RUN_PROPOSALS_MAX && !run->modules; k++) {
         if (!run->proposal[k].modules || run->proposal[k].members < wanted(run)) continue;
         err e = agree(run, k);
         if (err_is(e)) return; /* the next Hello tries again */
     }
-    if (run->modules && !run->round.shapes_known) run_apply_member(run, ROUND_ON_SHAPES, member);
+    if (run->modules && !run->round.shapes_known) run_apply_member(run, ROUND_ON_SHAPES, 0);
+}
+
+/* The others may agree without it. */
+void run_shapes_left(struct run *run, size_t member)
+{
+    withdraw(run, &run->member[member]);
+    run_shapes_settle(run);
 }
 
 /* ---- for operators ---- */

@@ -18,6 +18,8 @@ err run_shapes_said(struct run *run, size_t member, const Fedlora__V1__HelloRequ
  * updates of the first round. Ends a hold. All members must say Hello again. ERR_STATE: a round is
  * published; ERR_LIMIT: work is under way; ERR_INPUT: this run's shapes are fixed. */
 err run_shapes_forget(struct run *run);
+/* After the quorum has changed: the members that have said Hello may now be enough. */
+void run_shapes_settle(struct run *run);
 /* After a member has left the run. */
 void run_shapes_left(struct run *run, size_t member);
 void run_shapes_close(struct run *run);

@@ -238,6 +238,27 @@ Test(refused_calls, a_quorum_and_no_member_alone_decides_the_shapes_of_the_base)
     end();
 }
 
+/* Members that have said Hello do not say it again, so the change itself has to count them. */
+Test(refused_calls, a_smaller_quorum_is_content_with_the_shapes_it_has)
+{
+    begin("");
+    ok(create_run("fedit", 3));
+    hello_of("m0", &base);
+    hello_of("m1", &base);
+    expect_waiting_for("1 more of 3 members to join: m2");
+    Fedlora__V1__RunChange change = FEDLORA__V1__RUN_CHANGE__INIT;
+    char *quorum = "quorum=2";
+    change.run = "r";
+    change.set = &quorum;
+    change.n_set = 1;
+    ok(fake_call(&ops, RPC_PATH_ADMIN(set_run), &change.base));
+    Fedlora__V1__RunStatus *status = NULL;
+    ok(fake_status(&status, &ops, "r"));
+    cr_expect(!strstr(status->waiting_for, "shapes"), "%s", status->waiting_for);
+    message_free(status);
+    end();
+}
+
 Test(refused_calls, an_operator_forgets_wrong_shapes_before_the_first_round)
 {
     begin("");
