@@ -226,6 +226,20 @@ static err revoke_serial(struct serve *s, const struct store_who *who,
                                     text_wall_ms());
 }
 
+/* A mistyped id would look like success while the member that was meant still calls. A member that
+ * is not known cannot call anyway; an operator can, with a certificate made by hand. */
+static err check_known(struct serve *s, const struct store_who *who, enum rpc_role role,
+                       struct arena *arena)
+{
+    struct store_identity row;
+    bool found = role == RPC_ADMIN;
+    if (!found) TRY(store_identity_find(&found, &row, s->shop.store, who, arena));
+    if (found) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "member %s is not known here; fedlora member list prints those that are",
+                    who->id);
+}
+
 static void record_revoked(struct serve *s, const struct rpc_peer *peer,
                            const struct store_who *who, const Fedlora__V1__RevokeRequest *request)
 {
@@ -254,6 +268,7 @@ static err revoke_one(struct rpc_call *call, const Fedlora__V1__RevokeRequest *r
     bool itself = role == peer->role && !strcmp(who.id, peer->id);
     if (itself && (!*request->serial || !strcmp(request->serial, peer->serial)))
         return err_make(ERR_INPUT, "%s cannot revoke itself; another operator can", who.id);
+    TRY(check_known(s, &who, role, arena));
     if (*request->serial)
         TRY(revoke_serial(s, &who, request));
     else

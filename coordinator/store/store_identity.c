@@ -219,7 +219,7 @@ err store_identity_rename(bool *found, struct store *store, const struct store_w
 }
 
 /* An identity that was never listed can be revoked too: it may have a certificate that was made by
- * hand. */
+ * hand. Repeating the command without a reason keeps the first one. */
 err store_identity_revoke(struct store *store, const struct store_who *who, const char *reason,
                           bool keep_runs, const struct store_act *act)
 {
@@ -229,7 +229,9 @@ err store_identity_revoke(struct store *store, const struct store_who *who, cons
     err e = db_run(db,
                    "INSERT INTO identities(role,id,state,origin,added_by,added_ms,changed_ms,"
                    "reason,recorded,keep_runs) VALUES(?,?,'revoked','operator',?,?,?,?,1,?)"
-                   " ON CONFLICT(role,id) DO UPDATE SET state='revoked', reason=excluded.reason,"
+                   " ON CONFLICT(role,id) DO UPDATE SET state='revoked',"
+                   " reason=CASE WHEN excluded.reason='' AND identities.state='revoked'"
+                   " THEN identities.reason ELSE excluded.reason END,"
                    " changed_ms=excluded.changed_ms, recorded=1, keep_runs=excluded.keep_runs",
                    "tttiiti", who->role, who->id, act->by, now, now, reason, (int64_t)keep_runs);
     if (!err_is(e))

@@ -135,6 +135,7 @@ restart
 expect_refusal 1 "was revoked" doctor north
 enroll "$(token north)" north2 >"$work/said"
 doctor north2 >"$work/said" 2>&1 || fail_with "$work/said" "a new certificate of north is refused"
+expect_refusal 3 "member nroth is not known here" operator member revoke nroth
 operator member revoke north >"$work/said"
 expect_refusal 1 "north was revoked" doctor north2
 expect_refusal 3 "north was revoked" operator token create north

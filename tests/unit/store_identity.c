@@ -83,6 +83,9 @@ Test(store_identity, keeps_all_facts_and_lists_them_in_order)
     cr_assert(found);
     cr_expect(one.recorded && one.keep_runs);
     cr_expect_str_eq(one.reason, "lost");
+    ok(store_identity_revoke(&store, &north, "", true, &act));
+    ok(store_identity_find(&found, &one, &store, &north, &arena));
+    cr_expect_str_eq(one.reason, "lost", "kept by a second revocation without one");
     cr_expect_str_eq(one.added_by, "admin/ops");
     arena_close(&arena);
 }
