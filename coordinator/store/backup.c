@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -230,6 +231,23 @@ out:
     return e;
 }
 
+/* The sweep and the repair at the start own every folder of the store, and a backup within it would
+ * be lost together with it. */
+static err check_apart(const char *to, const char *data)
+{
+    char *target = realpath(to, NULL), *store = realpath(data, NULL);
+    size_t n = store ? strlen(store) : 0;
+    err e = ERR_NONE;
+    if (!target || !store)
+        e = err_sys(errno, "%s", target ? data : to);
+    else if (!strncmp(target, store, n) && (!target[n] || target[n] == '/'))
+        e = err_make(ERR_INPUT, "%.300s: is within the store %.300s: expected a folder outside it",
+                     to, data);
+    free(target);
+    free(store);
+    return e;
+}
+
 /* A folder with other files is refused, because those that a backup does not name are removed. */
 static err check_target(const struct backup_options *o)
 {
@@ -240,7 +258,11 @@ static err check_target(const struct backup_options *o)
                         "%.300s: has a backup already; --incremental replaces it and "
                         "copies what is new, or give another folder",
                         o->to);
+    bool is_new = !file_exists(o->to);
     TRY(file_make_dirs(o->to));
+    err apart = check_apart(o->to, o->data);
+    if (err_is(apart) && is_new) rmdir(o->to);
+    TRY(apart);
     DIR *dir = opendir(o->to);
     if (!dir) return err_sys(errno, "%s", o->to);
     bool strange = false;

@@ -288,6 +288,22 @@ Test(backup, refuses_folders_that_are_not_its_own)
     end_run();
 }
 
+Test(backup, refuses_a_folder_within_the_store)
+{
+    static const char *const places[] = {"spool", "mine"};
+    begin_run();
+    for (int i = 0; i < 2; i++) {
+        struct backup_result r;
+        char path[sizeof dir + 16];
+        snprintf(path, sizeof path, "%s/%s", dir, places[i]);
+        const struct backup_options o = {.data = dir, .to = path, .federation = "test"};
+        bool was = file_exists(path);
+        refused(backup_make(&r, &o, &notes), ERR_INPUT, "is within the store");
+        cr_expect_eq(file_exists(path), was, "%s", path);
+    }
+    end_run();
+}
+
 /* ---- epochs */
 
 static struct store_epoch start(const char *where)
