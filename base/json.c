@@ -42,6 +42,7 @@ static char *with_reals(const char *text, size_t size, size_t *out_size)
 err json_parse(json_t **out, const char *text, size_t size, const char *what)
 {
     json_error_t cause;
+    if (size == 0) return err_make(ERR_INPUT, "%s: not JSON: it is empty", what);
     json_t *value = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &cause);
     if (!value && json_error_code(&cause) == json_error_numeric_overflow) {
         char *copy = with_reals(text, size, &size);

@@ -261,8 +261,8 @@ static err verify_run(void *options, const struct option_list *arguments, struct
     if (!err_is(e)) e = print_result(&v, &w);
     json_decref(w.findings);
     if (err_is(e) || !v.findings) return e;
-    return err_make(ERR_INPUT, "%s: %" PRIu64 " findings: this is not the log that was written",
-                    path, v.findings);
+    return err_make(ERR_INPUT, "%s: %" PRIu64 " finding%s: this is not the log that was written",
+                    path, v.findings, v.findings == 1 ? "" : "s");
 }
 
 /* ---------------------------------------------------------------- the commands */

@@ -69,7 +69,10 @@ static err take(void *context, const json_t *line)
     }
     for (size_t i = 0; i < 5; i++)
         say_number(number[i], line, numbers[i]);
-    snprintf(digest, sizeof digest, "%.16s", text_of(line, "digest"));
+    /* Reports of progress are small and many, so neither is kept for them. */
+    bool has_file = json_integer_value(json_object_get(line, "bytes")) != 0;
+    snprintf(digest, sizeof digest, "%.16s", has_file ? text_of(line, "digest") : "-");
+    if (!has_file) snprintf(number[1], sizeof number[1], "-");
     const char *const cells[] = {text_of(line, "time"),
                                  text_of(line, "run"),
                                  number[0],

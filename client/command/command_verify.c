@@ -129,7 +129,7 @@ static err print(const struct verify *v, const json_t *manifest, const char *pat
     printf("%s: the state of round %" JSON_INTEGER_FORMAT " of run %s, as its manifest says\n",
            path, published, about(v, "run"));
     printf("  method     %s, of base %s\n", about(v, "method"), about(v, "base"));
-    printf("  made from  %zu updates of %" JSON_INTEGER_FORMAT " members%s%s\n", updates,
+    printf("  made from  %zu updates, in a run of %" JSON_INTEGER_FORMAT " members%s%s\n", updates,
            json_integer_value(json_object_get(v->about, "members")),
            *about(v, "withheld") ? "; not listed: " : "", about(v, "withheld"));
     printf("  made by    %s\n", about(v, "coordinator"));

@@ -107,7 +107,7 @@ expect_refusal 2 "expected a date" audit export -o "$work/x" --since soon --serv
 manifest=$work/last.state.manifest.json
 verify() { "$programs/fedlora" verify "$@"; }
 verify "$work/last.state" "$manifest" --key "$key" >"$work/verified" || fail_with "$work/verified" "verify of the state"
-grep -q "made from  $((2 * rounds)) updates of 2 members" "$work/verified" || fail_with "$work/verified" "the number of updates"
+grep -q "made from  $((2 * rounds)) updates, in a run of 2 members" "$work/verified" || fail_with "$work/verified" "the number of updates"
 expect_lines 2 run.exported "\"$final\""
 verify "$work/last.state" "$work/audited/manifest.json" --key "$key" >"$work/verified" || fail_with "$work/verified" "verify"
 python3 - "$manifest" "$store" "$rounds" <<'PYTHON' || fail "the manifest is not what the log says"
