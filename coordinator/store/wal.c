@@ -4,6 +4,7 @@
 #include "base/limits.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 /* From "WAL-mode File Format" of SQLite's documentation. Numbers are big-endian; the checksums read
  * words in the order of bytes that the magic number says. */
@@ -58,6 +59,21 @@ static size_t commits_cut_off(const struct file_map *map, size_t page, bool is_b
     return commits;
 }
 
+/* SQLite removes the log of a database that is absent or empty, and with it every commit since the
+ * last checkpoint: a start in a moment in which the database was moved away would lose them. */
+static err check_database(const char *data_dir, const char *log)
+{
+    char path[LIMIT_PATH_BYTES];
+    struct stat is;
+    TRY(file_join(path, sizeof path, data_dir, "fedlora.db"));
+    bool has = stat(path, &is) == 0 && is.st_size > 0;
+    if (has) return ERR_NONE;
+    return err_make(ERR_INPUT,
+                    "%s is absent or empty, but %s has commits of it: put the database back beside "
+                    "it, or restore the whole folder from a backup",
+                    path, log);
+}
+
 err wal_check(const char *data_dir)
 {
     char path[LIMIT_PATH_BYTES];
@@ -66,6 +82,11 @@ err wal_check(const char *data_dir)
     TRY(file_join(path, sizeof path, data_dir, "fedlora.db-wal"));
     if (!file_exists(path)) return ERR_NONE;
     TRY(file_map_open(&map, path));
+    if (map.size > HEADER) {
+        err e = check_database(data_dir, path);
+        if (err_is(e)) file_map_close(&map);
+        TRY(e);
+    }
     bool damaged = false;
     if (map.size > HEADER) {
         bool is_big = map.data[3] & 1;

@@ -42,6 +42,23 @@ Test(wal, accepts_logs_that_end_anywhere)
     support_dir_remove(dir);
 }
 
+Test(wal, is_not_given_up_with_a_database_that_was_moved_away)
+{
+    char database[sizeof log_path], away[sizeof log_path];
+    make_log();
+    put_log(log_size);
+    snprintf(database, sizeof database, "%s/fedlora.db", dir);
+    snprintf(away, sizeof away, "%s/away.db", dir);
+    cr_assert_eq(rename(database, away), 0);
+    refused(wal_check(dir), ERR_INPUT, "is absent or empty");
+    ok(file_write(database, "", 0, true));
+    refused(wal_check(dir), ERR_INPUT, "is absent or empty");
+    put_log(0);
+    ok(wal_check(dir)); /* a first start that was interrupted */
+    free(log_bytes);
+    support_dir_remove(dir);
+}
+
 /* The last commit may be cut by a crash as well; SQLite loses that alone. */
 Test(wal, refuses_a_flipped_bit_that_would_undo_more_than_the_last_commit)
 {
