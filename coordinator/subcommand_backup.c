@@ -49,8 +49,8 @@ static err print_result(const struct subcommand_common *common, const struct bac
 static err judge(const struct backup_result *r, const char *where)
 {
     if (!r->wrong) return ERR_NONE;
-    return err_make(ERR_STATE, "%.300s: %zu files are missing or damaged (see above)", where,
-                    r->wrong);
+    return err_make(ERR_STATE, "%.300s: %zu file%s missing or damaged (see above)", where, r->wrong,
+                    r->wrong == 1 ? " is" : "s are");
 }
 
 /* ---- backup */
