@@ -447,22 +447,29 @@ err run_drop_update(struct run *run, const char *id)
     return ERR_NONE;
 }
 
-/* The update of a member that left the federation still counts if it is in. */
+static void record_allowed(struct run *run, const char *id, bool gone)
+{
+    struct store_event event = {
+        .event = gone ? "member.removed" : "member.returned",
+        .text = gone ? "it was revoked, or is not in federation.members any more"
+                     : "it is a member of the federation again",
+        .round = round_under_way(&run->round),
+        .member = id};
+    LOG(LOG_WARN, event.event, LOG_STR("run", run->config->name), LOG_STR("member", id));
+    err e = store_event_add(run->shop->store, run->id, &event);
+    (void)e; /* the log has it */
+}
+
+/* The update of a member that left the federation still counts if it is in. A run that is over
+ * records nothing, because a member of long standing is in hundreds of them. */
 void run_members_allowed(struct run *run)
 {
+    bool is_over = err_is(check_open(run));
     for (size_t i = 0; i < run->round.members; i++) {
         const struct round_member *m = &run->round.member[i];
         bool gone = run_is_gone(run, m->id);
         if (gone == m->gone) continue;
-        struct store_event event = {
-            .event = gone ? "member.removed" : "member.returned",
-            .text = gone ? "it was revoked, or is not in federation.members any more"
-                         : "it is a member of the federation again",
-            .round = round_under_way(&run->round),
-            .member = m->id};
-        LOG(LOG_WARN, event.event, LOG_STR("run", run->config->name), LOG_STR("member", m->id));
-        err e = store_event_add(run->shop->store, run->id, &event);
-        (void)e; /* the log has it */
+        if (!is_over) record_allowed(run, m->id, gone);
         run_apply_member(run, gone ? ROUND_ON_LEAVE : ROUND_ON_RETURN, i);
         if (gone) run_shapes_left(run, i);
     }

@@ -260,6 +260,8 @@ static void wait_for_no_removed_member(void)
     message_free(expect_waiting("2 of 2 members: m0")); /* those two have agreed on the shapes */
     join(2);
     cr_expect(fake_federation_logged(&federation, "event=member.removed run=removed member=m2"));
+    cr_expect(!fake_federation_logged(&federation, "event=member.removed run=diverging"),
+              "that run is over");
     cr_expect(fake_federation_logged(&federation,
                                      "event=config.needs_restart changed=server.threads reason="));
     cr_expect(!fake_federation_logged(&federation, "event=config.reread"), "the level is warn now");
