@@ -141,7 +141,8 @@ static err print_identity(const struct member_command *o, const Fedlora__V1__Ide
     printf("state        %s since %s%s%s\n", i->state, command_time(changed, i->changed_ms),
            *i->reason ? ": " : "", i->reason);
     printf("added        %s by %s\n", command_time(added, i->added_ms), i->added_by);
-    printf("certificate  ends %s\n", command_time(ends, i->certificate_ends * 1000));
+    printf("certificate  %s%s\n", i->certificate_ends ? "ends " : "",
+           command_time(ends, i->certificate_ends * 1000));
     printf("last call    %s%s%s\n", command_time(seen, i->seen_ms), *i->address ? " from " : "",
            i->address);
     printf("software     %s\n", *i->software ? i->software : "-");
