@@ -7,6 +7,7 @@ usage() {
 usage: bench/run.sh train [options]          training speed and memory, beside PEFT on PyTorch
        bench/run.sh coordinator [options]    a round of many clients: seconds, and memory
        bench/run.sh load [options]           2,000 members at once with small updates: reports, memory
+       bench/run.sh poll [options]           1,000 members that poll: check-ins a second, memory, an idle coordinator
        bench/run.sh private [options]        training with example-level privacy, beside without
        bench/run.sh agg [options]            aggregation: means, whole rounds, recompression, reports
        bench/run.sh simulate [options]       fedlora simulate: processor time for each client, memory, beside peers
@@ -76,6 +77,16 @@ case "${1:-}" in
   coordinator)
     shift
     coordinator "$@" ;;
+  poll)
+    shift
+    program=$bench/../build/release/bench_load
+    cmake --build "$bench/../build/release" --target bench_load fedlorad >/dev/null
+    if [ $# -gt 0 ]; then exec "$program" "$@"; fi
+    echo "One call after the other:"
+    "$program" --members 1000 --seconds 10
+    echo
+    echo "Waiting 30 s for an answer, as idle members do:"
+    "$program" --members 1000 --seconds 20 --wait-ms 30000 ;;
   load)
     shift
     cmake --build "$bench/../build/release" --target bench_coordinator fedlorad >/dev/null

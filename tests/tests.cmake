@@ -38,6 +38,7 @@ function(fedlora_support_libraries)
   add_library(fedlora_fake STATIC ${fakes})
   target_link_libraries(fedlora_fake PUBLIC fedlora_support fedlora_coordinator)
   target_link_libraries(bench_coordinator PRIVATE fedlora_fake)
+  target_link_libraries(bench_load PRIVATE fedlora_fake PkgConfig::NGHTTP2)
 endfunction()
 
 # Criterion programs. A test of one file links the library that holds the file; tests of more than one file
