@@ -90,6 +90,9 @@ static err hello(Fedlora__V1__HelloReply *reply, struct rpc_call *call,
     run->member[m].unfit_ms = e.kind == ERR_INPUT ? text_now_ms() : 0;
     if (err_is(e)) return e;
     serve_session_take(call, run, m, &request->session);
+    /* A member may be upgraded long before its next renewal, which tells it too. */
+    size_t name = strncmp(request->software, "fedlora ", 8) ? 0 : 8;
+    serve_identity_software(serve_of(call), rpc_call_peer(call), request->software + name);
     run_hello_reply(reply, run, m);
     reply->epoch = (ProtobufCBinaryData){STORE_EPOCH_BYTES, serve_of(call)->epoch.byte};
     run->member[m].greeted = true;

@@ -51,6 +51,7 @@ static void change(const char *path, const char *id, bool keep)
     revoke.keep_runs = keep;
     ok(remote_call(&reply, ops.client, &method, revokes ? &revoke.base : &add.base, 0));
     cr_expect_str_eq(reply->state, revokes ? "revoked" : "active");
+    cr_expect_str_eq(reply->software, "fake member", "as its newest Hello says");
     message_free(reply);
 }
 
