@@ -34,6 +34,15 @@ static bool tell_end(char *out, size_t bytes, const struct session *s)
     return true;
 }
 
+bool session_files_is_news(struct session *s, err why)
+{
+    uint64_t now = text_now_ms();
+    if (!strcmp(why.text, s->files_said) && now - s->files_said_ms < FILES_SAY_MS) return false;
+    snprintf(s->files_said, sizeof s->files_said, "%s", why.text);
+    s->files_said_ms = now;
+    return true;
+}
+
 /* A file that cannot be used now may be right a moment later: a certificate was renewed before its
  * key, or it has ended and its owner is about to renew it. The connection in use may still work, so
  * the call is repeated all the same, without an end. The duration in the text changes, so the text
@@ -43,9 +52,7 @@ err session_files_wait(struct session *s, err why)
     char text[ERR_TEXT_BYTES + 80];
     uint64_t now = text_now_ms(), pause = retry_backoff_ms(++s->retry.attempt);
     s->retry.since_ms = now; /* this time does not count towards --retry-for */
-    if (strcmp(why.text, s->files_said) != 0 || now - s->files_said_ms >= FILES_SAY_MS) {
-        snprintf(s->files_said, sizeof s->files_said, "%s", why.text);
-        s->files_said_ms = now;
+    if (session_files_is_news(s, why)) {
         if (!tell_end(text, sizeof text, s))
             snprintf(text, sizeof text, "the certificate cannot be used, waiting until it can: %s",
                      why.text);

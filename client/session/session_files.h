@@ -12,6 +12,8 @@ err session_files_open(struct session *s);
 void session_files_refresh(struct session *s);
 /* Waits a moment for files that cannot be used (`why`), and says so once an hour. */
 err session_files_wait(struct session *s, err why);
+/* Whether people should read this fault: another one than the last, or an hour later. */
+bool session_files_is_news(struct session *s, err why);
 /* True if one side does not accept the other's certificate; false if the coordinator refuses a
  * call. */
 bool session_files_refused(const struct session *s, err cause);

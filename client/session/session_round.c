@@ -54,7 +54,8 @@ err session_round_retry(struct session *s, err cause)
     err e = rpc_client_reload(&changed, s->client);
     if (err_is(e) && known && (cause.kind == ERR_INPUT || cause.kind == ERR_MACHINE))
         return session_files_wait(s, e);
-    if (err_is(e)) session_round_note(s, "the certificate was not reloaded: %s", e.text);
+    if (err_is(e) && session_files_is_news(s, e))
+        session_round_note(s, "the certificate was not reloaded: %s", e.text);
     if (changed) {
         session_round_note(s, "the certificate was renewed; connecting again");
         return ERR_NONE;
