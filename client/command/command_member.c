@@ -299,8 +299,8 @@ static err id_of_file(char out[LIMIT_NAME_BYTES], const char *path)
 {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     const char *dot = strrchr(name, '.');
-    size_t size = dot && strcmp(dot, ".csr") == 0 ? (size_t)(dot - name) : strlen(name);
-    if (!dot || size == 0 || size >= LIMIT_NAME_BYTES)
+    size_t size = dot && strcmp(dot, ".csr") == 0 ? (size_t)(dot - name) : 0;
+    if (size == 0 || size >= LIMIT_NAME_BYTES)
         return err_make(ERR_INPUT, "%s: expected a file ID.csr, or --id ID", path);
     snprintf(out, LIMIT_NAME_BYTES, "%.*s", (int)size, name);
     return ERR_NONE;
