@@ -416,6 +416,8 @@ err config_open(struct config *out, int argc, char **argv)
     return e;
 }
 
+/* `allowed` and `admin_ids` stay: they are the store's, which has more names than the file and may
+ * not answer just now. */
 err config_reread(struct config *config, struct config_changes *changes, int argc, char **argv)
 {
     struct config next = {0};
@@ -428,8 +430,8 @@ err config_reread(struct config *config, struct config_changes *changes, int arg
     } else {
         arena_close(&config->reread);
         config->reread = arena;
-        config->listed = config->allowed = next.listed;
-        config->listed_admins = config->admin_ids = next.listed_admins;
+        config->listed = next.listed;
+        config->listed_admins = next.listed_admins;
         config->any_admin = next.listed_admins.count == 0;
         config_take_live(config, &next, changes);
     }

@@ -54,8 +54,8 @@ struct config {
 err config_open(struct config *out, int argc, char **argv);
 void config_close(struct config *config);
 /* Reads the same arguments and the file again, and takes from them what may change while the
- * service runs: the lists of members and operators, limits, retention, and the log. On an error
- * nothing has changed. */
+ * service runs: `listed` and `listed_admins`, limits, retention, and the log. Those that may take
+ * part follow with the next config_allow(). On an error nothing has changed. */
 enum { CONFIG_CHANGES_BYTES = 512 };
 struct config_changes {                 /* separated by blanks */
     char made[CONFIG_CHANGES_BYTES];    /* "limits.poll=45s log.level=debug" */

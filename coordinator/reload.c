@@ -16,7 +16,8 @@ static void use_values(struct serve *s)
     log_init((enum log_level)c->log_level, c->log_json);
 }
 
-/* The lists of members and operators go through the store, which owns them. */
+/* The lists of members and operators go through the store, which owns them. If it does not answer,
+ * those of before stay, because members that enrolled with a token are not in the file. */
 static void reread(struct serve *s, struct config *config, int argc, char **argv)
 {
     struct config_changes changes = {0};
@@ -28,6 +29,8 @@ static void reread(struct serve *s, struct config *config, int argc, char **argv
         AUDIT(audit, NULL, "config.reloaded", config->file, "refused", LOG_STR("reason", e.text));
         return;
     }
+    e = serve_identity_open(s);
+    if (err_is(e)) LOG(LOG_ERROR, "members.not_reread", LOG_STR("error", e.text));
     AUDIT(audit, NULL, "config.reloaded", config->file, "ok", LOG_INT("members_were", members),
           LOG_INT("members", config->allowed.count), LOG_INT("admins_were", admins),
           LOG_INT("admins", config->admin_ids.count), LOG_STR("changed", changes.made),
@@ -36,8 +39,6 @@ static void reread(struct serve *s, struct config *config, int argc, char **argv
     if (*changes.restart)
         LOG(LOG_WARN, "config.needs_restart", LOG_STR("changed", changes.restart),
             LOG_STR("reason", "these values of the file are not used before a restart"));
-    e = serve_identity_open(s);
-    if (err_is(e)) LOG(LOG_ERROR, "members.not_reread", LOG_STR("error", e.text));
     LOG(LOG_INFO, "config.reread", LOG_INT("members", config->allowed.count),
         LOG_STR("changed", changes.made));
 }

@@ -49,6 +49,25 @@ Test(config, reads_the_file_then_the_command_line)
     support_dir_remove(dir);
 }
 
+Test(config, keeps_those_of_the_store_when_the_file_is_read_again)
+{
+    static const char *from_store[] = {"west"};
+    const struct option_list members = {1, from_store}, none = {0};
+    struct config_changes changes;
+    struct config c;
+    write_file(good);
+    ok(read_with(&c, NULL));
+    ok(config_allow(&c, &members, &none));
+    write_file("[server]\nca = c\ncert = s\nkey = k\n[store]\npath = /tmp/x\n"
+               "[federation]\nname = f\nmembers = north\n");
+    char *argv[] = {"--config", path};
+    ok(config_reread(&c, &changes, 2, argv));
+    cr_expect_eq(c.listed.count, 1);
+    cr_expect(config_allows(&c, "west") && !config_allows(&c, "north"));
+    config_close(&c);
+    support_dir_remove(dir);
+}
+
 Test(config, says_what_is_wrong_and_where)
 {
     struct config c;
