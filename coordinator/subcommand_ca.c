@@ -239,7 +239,8 @@ static err report(const struct made_all *all, const struct ca_init *o)
     return e;
 }
 
-/* An operator called "ca" would overwrite nothing, but would have a file that looks like the root. */
+/* An operator called "ca" would overwrite nothing, but would have a file that looks like the
+ * root. */
 static err check_names(const struct ca_init *o)
 {
     if (!text_is_name(o->federation, LIMIT_NAME_BYTES - 1))

@@ -1,5 +1,6 @@
-/* `fedlorad ca renew`: a new certificate for the server, or a new issuing key, with the names of the
- * old one. A timer of the package runs it every day with --due, so that nobody has to think of it.
+/* `fedlorad ca renew`: a new certificate for the server, or a new issuing key, with the names of
+ * the old one. A timer of the package runs it every day with --due, so that nobody has to think of
+ * it.
  *
  * The server keeps its key, unless --new-key is given, so that the new certificate takes the old
  * one's place by one rename. */

@@ -87,7 +87,8 @@ size_t trouble_count(const struct troubles *t, enum trouble_kind kind);
 /* When the newest trouble of this kind was raised last; 0: there is none. */
 uint64_t trouble_last_ms(const struct troubles *t, enum trouble_kind kind);
 /* The descriptions for a status, at most TROUBLE_SHOWN: first those of the coordinator, then those
- * of `run` (NULL: of all runs) and of peers. Pointers into the table, valid until the next call of any function. */
+ * of `run` (NULL: of all runs) and of peers. Pointers into the table, valid until the next call of
+ * any function. */
 size_t trouble_list(const char **out, size_t most, struct troubles *t, const char *run);
 
 #endif

@@ -2,7 +2,8 @@
  *
  * One thread (the loop thread) calls everything here. serve_step() handles whatever has happened
  * and returns. Workers have a thread and a store connection each: `receipts` makes uploads
- * durable, `maths` combines updates, `keeper` sweeps the store. A job pushed to a worker belongs to it until it comes back. */
+ * durable, `maths` combines updates, `keeper` sweeps the store, `signer` signs certificates. A job
+ * pushed to a worker belongs to it until it comes back. */
 #ifndef COORDINATOR_SERVE_H
 #define COORDINATOR_SERVE_H
 

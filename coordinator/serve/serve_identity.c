@@ -117,8 +117,8 @@ static void list_operator(struct serve *s, const struct rpc_peer *peer)
         LOG(LOG_WARN, "member.not_listed", LOG_STR("member", peer->id), LOG_STR("error", e.text));
 }
 
-/* At each call, so it only changes memory. The address is compared first, because copying it is more
- * work than the comparison. */
+/* At each call, so it only changes memory. The address is compared first, because copying it is
+ * more work than the comparison. */
 void serve_identity_seen(struct serve *s, const struct rpc_peer *peer)
 {
     struct serve_identity *i = find(&s->identities, peer->role, peer->id);
@@ -150,8 +150,8 @@ static int by_serial(const void *serial, const void *row)
     return strcmp(serial, row);
 }
 
-/* Two questions, because an operator revokes either the member or one of its certificates. Texts say
- * what helps, and not why, because the reason is for operators. */
+/* Two questions, because an operator revokes either the member or one of its certificates. Texts
+ * say what helps, and not why, because the reason is for operators. */
 err serve_identity_check(struct serve *s, const struct rpc_peer *peer)
 {
     const struct serve_identities *all = &s->identities;

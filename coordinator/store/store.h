@@ -1,6 +1,7 @@
 /* Data that survives any crash: DATA/fedlora.db (SQLite) or a PostgreSQL database, with runs,
- * members, updates, rounds and events, and DATA/blobs (blob.h). Every function is one transaction: on success its effect is
- * durable, on failure there is none. One struct for each thread; several may be open on one DATA.
+ * members, updates, rounds and events, and DATA/blobs (blob.h). Every function is one transaction:
+ * on success its effect is durable, on failure there is none. One struct for each thread; several
+ * may be open on one DATA.
  * Two functions make a result count:
  *
  *     store_receipts()   the file of an update is a blob already; its row makes it count

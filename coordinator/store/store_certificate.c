@@ -76,8 +76,8 @@ static err insert_unknown(struct db *db, const struct store_who *who, const char
                   now_ms, now_ms, reason);
 }
 
-/* A serial of somebody else is a slip of the operator. Revoking it would cut off another member than
- * the audit log names. */
+/* A serial of somebody else is a slip of the operator. Revoking it would cut off another member
+ * than the audit log names. */
 static err check_owner(struct db *db, const struct store_who *who, const char *serial)
 {
     int64_t others = 0;

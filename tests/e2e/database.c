@@ -1,5 +1,5 @@
-/* A coordinator whose rows are in PostgreSQL: sessions that break off, and a second coordinator. Run
- * by tests/e2e/postgres.sh, which starts the server. */
+/* A coordinator whose rows are in PostgreSQL: sessions that break off, and a second coordinator.
+ * Run by tests/e2e/postgres.sh, which starts the server. */
 #include "tests/support/database.h"
 #include "base/text.h"
 #include "tests/support/three_members.h"

@@ -4,9 +4,9 @@
 #ifndef TESTS_SUPPORT_SEEDED_WORLD_H
 #define TESTS_SUPPORT_SEEDED_WORLD_H
 
+#include "tests/support/database.h"
 #include "tests/support/seeded_run.h"
 #include "tests/support/shaky_disk.h"
-#include "tests/support/database.h"
 #include "tests/support/support.h"
 
 #include <criterion/criterion.h>

@@ -11,8 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Undoes the versions of the tables from 9 on, which add what cannot be added twice. A later version
- * must be added here. */
+/* Undoes the versions of the tables from 9 on, which add what cannot be added twice. A later
+ * version must be added here. */
 #define STORE_WITHOUT_9                                                                            \
     "DROP TABLE counted; DROP TABLE made; DROP TABLE software;"                                    \
     " ALTER TABLE members DROP COLUMN software; ALTER TABLE rounds DROP COLUMN report_z;"          \

@@ -1,4 +1,5 @@
-/* The copy of an archived run in store.archive. tests/fault/retain.c breaks it off at every step. */
+/* The copy of an archived run in store.archive. tests/fault/retain.c breaks it off at every
+ * step. */
 #include "coordinator/work/keep_record.h"
 
 #include "base/json.h"

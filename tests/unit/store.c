@@ -110,7 +110,8 @@ static void expect_count_uses_index(const char *name)
     db_query_close(&q);
 }
 
-/* Undoes the versions from 6 on in which a table or a column is added that cannot be added twice. */
+/* Undoes the versions from 6 on in which a table or a column is added that cannot be added
+ * twice. */
 #define WITHOUT_6                                                                                  \
     STORE_WITHOUT_9                                                                                \
     "DROP INDEX states_kept; ALTER TABLE rounds DROP COLUMN gone;"                                 \
