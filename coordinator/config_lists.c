@@ -14,8 +14,8 @@ static err copy_list(struct option_list *out, const struct option_list *list, st
     return ERR_NONE;
 }
 
-/* Copies, because the caller's lists live as long as its query. The old ones are freed last, so that
- * an error leaves them in use. */
+/* Copies, because the caller's lists live as long as its query. The old ones are freed last, so
+ * that an error leaves them in use. */
 err config_allow(struct config *config, const struct option_list *members,
                  const struct option_list *admins)
 {

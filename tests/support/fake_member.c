@@ -163,8 +163,7 @@ err fake_fetch(struct bytes *out, struct fake_member *m, const ProtobufCBinaryDa
     return e;
 }
 
-/* Cheap noise, keyed by run, round and member, because a large update must not cost the test
- * much time. */
+/* Cheap noise, keyed by run, round and member, because large updates must not slow a test down. */
 static void fill(float *out, size_t n, const char *name, const struct fake_member *m,
                  uint32_t round)
 {
