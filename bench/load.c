@@ -1,12 +1,12 @@
 /* Members that poll a coordinator, in one process and one thread: N connections over TLS with a
- * certificate each, on which NextTask is called again and again. gRPC's own client would need 0.8 MB
- * and a thread for each, so this one speaks HTTP/2 by nghttp2.
+ * certificate each, on which NextTask is called again and again. gRPC's own client would need 0.8
+ * MB and a thread for each, so this one speaks HTTP/2 by nghttp2.
  *
  *   bench_load [--members 1000] [--seconds 10] [--wait-ms 0]
  *
- * With --wait-ms 0 each call is answered at once, and the next one follows: calls a second, and their
- * times. With 30000 all members wait, as real ones do while they are idle: memory, and the processor
- * time of an idle coordinator. */
+ * With --wait-ms 0 each call is answered at once, and the next one follows: calls a second, and
+ * their times. With 30000 all members wait, as real ones do while they are idle: memory, and the
+ * processor time of an idle coordinator. */
 #include "base/text.h"
 #include "proto/message.h"
 #include "proto/rpc_openssl.h"

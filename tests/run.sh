@@ -37,6 +37,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 
+[ $list = no ] || build=no
 passed=0 failed=0 skipped=0
 failures=()
 if [ "${FEDLORA_LINT_FAILED:-0}" != 0 ]; then # .ci/run: one count for everything

@@ -8,8 +8,8 @@
 
 #include "base/err.h"
 
-/* DATA/fedlora.db-wal. ERR_INPUT: it is damaged, or its database is not there. An absent or empty file is good. Before the first
- * connection to the database. */
+/* DATA/fedlora.db-wal. ERR_INPUT: it is damaged, or its database is not there. An absent or empty
+ * file is good. Before the first connection to the database. */
 err wal_check(const char *data_dir);
 
 #endif
