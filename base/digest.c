@@ -31,6 +31,15 @@ struct digest digest_of(const void *data, size_t size)
     return digest_end(&s);
 }
 
+struct digest digest_of_in(const char *domain, size_t domain_size, const void *data, size_t size)
+{
+    struct digest_stream s;
+    digest_begin(&s);
+    digest_add(&s, domain, domain_size);
+    digest_add(&s, data, size);
+    return digest_end(&s);
+}
+
 /* Pages are dropped after each slice, because hashing a model must not push other data out of
  * memory. */
 enum { DIGEST_SLICE = 4 << 20 };

@@ -25,6 +25,9 @@ void digest_add(struct digest_stream *s, const void *data, size_t size);
 struct digest digest_end(struct digest_stream *s);
 
 struct digest digest_of(const void *data, size_t size);
+/* Of `domain`, then data. Different domains keep a text of one kind from passing for one of another
+ * kind. domain_size counts the final zero where the domain is a text. */
+struct digest digest_of_in(const char *domain, size_t domain_size, const void *data, size_t size);
 err digest_of_file(struct digest *out, const char *path);
 bool digest_equal(const struct digest *a, const struct digest *b);
 void digest_text(char out[DIGEST_TEXT_BYTES], const struct digest *d);

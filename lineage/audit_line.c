@@ -23,11 +23,7 @@ static void make_signed(uint8_t out[SIGNED_BYTES], const struct digest *hash)
  * these. */
 static struct digest hash_of(const void *text, size_t size)
 {
-    struct digest_stream s;
-    digest_begin(&s);
-    digest_add(&s, domain, sizeof domain);
-    digest_add(&s, text, size);
-    return digest_end(&s);
+    return digest_of_in(domain, sizeof domain, text, size);
 }
 
 /* ---- times and files ---- */

@@ -174,7 +174,6 @@ static err check_signature(const json_t *document, const char *path, const uint8
     const json_t *manifest = json_object_get(document, "manifest");
     const json_t *signature = json_object_get(document, "signature");
     struct bytes text = {.max = MANIFEST_BYTES_MAX};
-    struct digest_stream s;
     if (!json_is_object(manifest) || !json_is_object(signature))
         return err_make(ERR_INPUT, "%s: is not a manifest of fedlora run export", path);
     TRY(get_hex(stated, sizeof stated, signature, "hash", path));
@@ -184,11 +183,8 @@ static err check_signature(const json_t *document, const char *path, const uint8
         return err_make(ERR_INPUT, "%s: is signed by another key than the one given", path);
     err e = json_write(&text, manifest);
     if (err_is(e)) return err_in(e, "%s", path);
-    digest_begin(&s);
-    digest_add(&s, domain, sizeof domain);
-    digest_add(&s, text.data, text.size);
+    struct digest hash = digest_of_in(domain, sizeof domain, text.data, text.size);
     bytes_close(&text);
-    struct digest hash = digest_end(&s);
     if (memcmp(hash.byte, stated, DIGEST_BYTES) != 0)
         return err_make(ERR_INPUT, "%s: was changed: its content has another hash than was signed",
                         path);

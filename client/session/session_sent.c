@@ -30,11 +30,7 @@ enum {
 
 static struct digest hash_of(const void *text, size_t size)
 {
-    struct digest_stream s;
-    digest_begin(&s);
-    digest_add(&s, domain, sizeof domain);
-    digest_add(&s, text, size);
-    return digest_end(&s);
+    return digest_of_in(domain, sizeof domain, text, size);
 }
 
 /* ---- one line */

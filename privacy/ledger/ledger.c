@@ -10,11 +10,7 @@ const char ledger_domain[17] = "fedlora ledger 1";
 
 struct digest ledger_hash(const void *text, size_t size)
 {
-    struct digest_stream s;
-    digest_begin(&s);
-    digest_add(&s, ledger_domain, sizeof ledger_domain);
-    digest_add(&s, text, size);
-    return digest_end(&s);
+    return digest_of_in(ledger_domain, sizeof ledger_domain, text, size);
 }
 
 void ledger_signed(uint8_t out[LEDGER_SIGNED_BYTES], const struct digest *hash)
