@@ -360,6 +360,12 @@ err file_check_secret(const char *path)
 }
 
 /* lstat(), because a symbolic link exists even if its target does not. */
+uint64_t file_size(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode) ? (uint64_t)st.st_size : 0;
+}
+
 bool file_exists(const char *path)
 {
     struct stat st;

@@ -56,6 +56,7 @@ err file_make_public_dirs(const char *path); /* the same with mode 0755, less th
 err file_sync_dir(const char *path);
 err file_flush(const char *path); /* fsync() of a file that another program or library wrote */
 bool file_exists(const char *path);
+uint64_t file_size(const char *path); /* of a regular file, also behind a link; 0: there is none */
 bool file_is_dir(const char *path);
 /* Takes the permissions of group and others away from a folder or file. If they have none, or the
  * path does not exist, nothing happens; *was is the mode it had (0: nothing was changed).

@@ -141,11 +141,12 @@ static err check_store(struct checks *c)
     char path[LIMIT_PATH_BYTES];
     struct db db = {0};
     int64_t version = 0;
-    bool server = k->database && *k->database;
-    TRY(file_join(path, sizeof path, server ? "" : k->path, server ? k->database : "fedlora.db"));
+    const struct store_place place = {.dir = k->path, .database = k->database};
+    TRY(store_place_database(path, sizeof path, &place));
+    bool server = db_is_server(path);
     if (!server && !file_exists(path))
         return good(c, "store", "%s: is made by the first start", path);
-    err e = server ? db_open(&db, k->database, DB_FLUSHED) : db_open_still(&db, path);
+    err e = server ? db_open(&db, path, DB_FLUSHED) : db_open_still(&db, path);
     if (!err_is(e)) e = db_version(&version, &db);
     db_close(&db);
     if (!err_is(e) && !version) return good(c, "store", "%s: empty", path);

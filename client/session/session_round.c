@@ -241,7 +241,7 @@ static err train_round(struct session_update *out, struct session *s,
                                     .train_loss = result.mean_loss,
                                     .seconds = result.seconds};
     TRY(digest_of_file(&update.digest, path));
-    update.size = session_transfer_file_size(path);
+    update.size = file_size(path);
     session_privacy_promise(update.promise, s->privacy, task->round);
     TRY(session_work_keep(&s->work, s->hello->run, task->round, &update));
     TRY(session_checkpoint_done(&checkpoint, result.seconds));

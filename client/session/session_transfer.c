@@ -23,16 +23,6 @@ err session_transfer_digest(struct digest *out, const ProtobufCBinaryData *from,
     return ERR_NONE;
 }
 
-/* For statistics only; 0 if the file cannot be opened. */
-uint64_t session_transfer_file_size(const char *path)
-{
-    struct file_map map = {0};
-    err e = file_map_open(&map, path);
-    uint64_t size = err_is(e) ? 0 : map.size;
-    file_map_close(&map);
-    return size;
-}
-
 /* One attempt of a transfer, as it is shown to the user and to the service manager. */
 struct transfer {
     struct progress progress;
@@ -135,6 +125,6 @@ err session_transfer_blob(char path[LIMIT_PATH_BYTES], struct session *s,
         TRY(session_round_retry(s, err_in(e, "downloading the %s", what)));
     }
     retry_ok(&s->retry);
-    s->result->bytes_down += session_transfer_file_size(path);
+    s->result->bytes_down += file_size(path);
     return check_header(path, &most, what);
 }

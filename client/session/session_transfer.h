@@ -15,7 +15,5 @@ err session_transfer_update(Fedlora__V1__SubmitReply **reply, struct session *s,
                             const Fedlora__V1__SubmitHeader *header, const char *path);
 /* A digest of a task. ERR_INPUT: it has another length. */
 err session_transfer_digest(struct digest *out, const ProtobufCBinaryData *from, const char *what);
-/* 0 if the file cannot be opened. */
-uint64_t session_transfer_file_size(const char *path);
 
 #endif

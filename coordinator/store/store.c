@@ -8,6 +8,12 @@
 
 enum { STORE_TRIM_BATCH = 256 };
 
+err store_place_database(char *out, size_t bytes, const struct store_place *place)
+{
+    bool server = place->database && *place->database;
+    return file_join(out, bytes, server ? "" : place->dir, server ? place->database : "fedlora.db");
+}
+
 /* Each thread opens its own connection. The first call makes folders and tables (before other
  * threads exist: main.c), later calls find them. */
 err store_open_at(struct store *out, const struct store_place *place)
@@ -22,9 +28,8 @@ err store_open_at(struct store *out, const struct store_place *place)
     TRY(file_make_dirs(path));
     TRY(file_join(path, sizeof path, dir, "spool"));
     TRY(file_make_dirs(path));
-    TRY(file_join(path, sizeof path, dir, "fedlora.db"));
-    bool server = place->database && *place->database;
-    TRY(db_open(&store.db, server ? place->database : path, place->care));
+    TRY(store_place_database(path, sizeof path, place));
+    TRY(db_open(&store.db, path, place->care));
     err e = store_schema(&store);
     if (err_is(e))
         store_close(&store);

@@ -116,6 +116,8 @@ struct store_place {
     const char *database; /* a PostgreSQL server (db.h); NULL or "": DATA/fedlora.db */
     enum db_care care;    /* DB_UNFLUSHED: for simulations, which lose only time in a power cut */
 };
+/* For db_open(): the server, or the path of DATA/fedlora.db. */
+err store_place_database(char *out, size_t bytes, const struct store_place *place);
 /* Creates missing folders and tables. */
 err store_open_at(struct store *out, const struct store_place *place);
 err store_open(struct store *out, const char *dir); /* with DATA/fedlora.db */

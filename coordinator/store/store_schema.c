@@ -261,14 +261,14 @@ err store_open_beside(struct store *out, const struct store_place *place)
 {
     struct store store = {0};
     const char *dir = place->dir;
-    bool server = place->database && *place->database;
     char path[LIMIT_PATH_BYTES];
     int64_t version = 0;
-    TRY(file_join(path, sizeof path, dir, "fedlora.db"));
-    if (strlen(dir) + STORE_PATH_ROOM >= sizeof store.dir || (!server && !file_exists(path)))
+    TRY(store_place_database(path, sizeof path, place));
+    if (strlen(dir) + STORE_PATH_ROOM >= sizeof store.dir ||
+        (!db_is_server(path) && !file_exists(path)))
         return err_make(ERR_INPUT, "%.300s: expected the folder of a store (store.path)", dir);
     memcpy(store.dir, dir, strlen(dir) + 1);
-    TRY(db_open(&store.db, server ? place->database : path, DB_FLUSHED));
+    TRY(db_open(&store.db, path, DB_FLUSHED));
     err e = db_version(&version, &store.db);
     if (!err_is(e) && version != STORE_VERSION)
         e = err_make(

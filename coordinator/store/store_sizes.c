@@ -2,14 +2,6 @@
 
 #include "base/file.h"
 
-#include <sys/stat.h>
-
-static uint64_t file_bytes(const char *path)
-{
-    struct stat s;
-    return stat(path, &s) == 0 ? (uint64_t)s.st_size : 0;
-}
-
 static err sum(uint64_t *out, struct db *db, const char *sql)
 {
     int64_t bytes = 0;
@@ -39,7 +31,7 @@ err store_sizes(struct store_sizes *out, const struct store_place *place)
     TRY(file_join(log, sizeof log, place->dir, "fedlora.db-wal"));
     TRY(store_open_beside(&store, place));
     err e = sum_all(out, &store.db);
-    if (!err_is(e)) out->database = file_bytes(store.db.path) + file_bytes(log);
+    if (!err_is(e)) out->database = file_size(store.db.path) + file_size(log);
     store_close(&store);
     return e;
 }

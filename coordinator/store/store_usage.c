@@ -6,7 +6,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <string.h>
-#include <sys/stat.h>
 
 /* One word each, because they are heads of columns and keys of JSON. */
 const char *store_usage_kind(size_t kind)
@@ -89,12 +88,6 @@ static err count_events(struct store_usage *out, struct db *db, uint64_t before_
 }
 
 /* A file that a running service has just removed counts as nothing. */
-static uint64_t file_bytes(const char *path)
-{
-    struct stat s;
-    return stat(path, &s) == 0 && S_ISREG(s.st_mode) ? (uint64_t)s.st_size : 0;
-}
-
 /* Subfolders and links are not counted: a store has none. */
 static err sum_folder(uint64_t *out, const char *dir, const char *name)
 {
@@ -103,7 +96,7 @@ static err sum_folder(uint64_t *out, const char *dir, const char *name)
     DIR *list = opendir(folder);
     if (!list) return err_sys(errno, "%s", folder);
     for (struct dirent *entry; (entry = readdir(list));)
-        if (!err_is(file_join(path, sizeof path, folder, entry->d_name))) *out += file_bytes(path);
+        if (!err_is(file_join(path, sizeof path, folder, entry->d_name))) *out += file_size(path);
     closedir(list);
     return ERR_NONE;
 }
@@ -112,10 +105,10 @@ static err sum_folder(uint64_t *out, const char *dir, const char *name)
 static err sum_database(struct store_usage *out, const struct store_place *place)
 {
     char path[LIMIT_PATH_BYTES], log[LIMIT_PATH_BYTES];
-    if (place->database && *place->database) return ERR_NONE;
-    TRY(file_join(path, sizeof path, place->dir, "fedlora.db"));
+    TRY(store_place_database(path, sizeof path, place));
+    if (db_is_server(path)) return ERR_NONE;
     TRY(file_join(log, sizeof log, place->dir, "fedlora.db-wal"));
-    out->database_bytes = file_bytes(path) + file_bytes(log);
+    out->database_bytes = file_size(path) + file_size(log);
     return ERR_NONE;
 }
 
