@@ -18,8 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { STEP_US = 20000, SETTLE_MS = 20000, SCRIPT_BYTES_MAX = 1 << 16, COLUMNS = 24 };
-enum { TYPE_BYTEA = 17 }; /* in the server's catalog pg_type */
+enum { STEP_US = 20000, SETTLE_MS = 20000, COLUMNS = 24 };
 
 struct pg_rows {
     PGresult *result;
@@ -197,7 +196,7 @@ static err pg_run(struct db *db, const struct db_statement *s)
 static err pg_script(struct db *db, const char *sql)
 {
     const struct pg_session *pg = db->connection;
-    struct bytes translated = {.max = SCRIPT_BYTES_MAX};
+    struct bytes translated = {.max = PG_SQL_BYTES_MAX};
     TRY(pg_session_ready(db));
     bool alone = !pg->in_transaction;
     err e = db_postgres_sql(&translated, sql);
@@ -275,7 +274,7 @@ static const void *pg_blob(size_t *size, const struct db_query *q, int column)
     *size = 0;
     if (PQgetisnull(rows->result, rows->row, column)) return NULL;
     const char *text = pg_text(q, column);
-    if (PQftype(rows->result, column) != TYPE_BYTEA) {
+    if (PQftype(rows->result, column) != PG_BYTEA) {
         *size = strlen(text);
         return text;
     }

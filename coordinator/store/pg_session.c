@@ -15,10 +15,7 @@
 
 /* ANSWER_MS is longer than the server's own limit for a statement or a lock (`settings`), so that
  * the server's error names the reason. */
-enum { ANSWER_MS = 25000, AGAIN_MS = 1000, SQL_BYTES_MAX = 1 << 16 };
-
-/* Types of parameters, from the server's catalog pg_type. */
-enum { OID_INT8 = 20, OID_FLOAT8 = 701, OID_TEXT = 25, OID_BYTEA = 17 };
+enum { ANSWER_MS = 25000, AGAIN_MS = 1000 };
 
 /* The claim of this process. Connections of worker threads compare it, so it has a lock. */
 static pthread_mutex_t claim_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -155,10 +152,10 @@ struct parameters {
  * the server refuses those that are not UTF-8. */
 static err set_parameter(struct parameters *p, size_t i, const struct db_value *v)
 {
-    p->type[i] = v->letter == 'i'   ? OID_INT8
-                 : v->letter == 'd' ? OID_FLOAT8
-                 : v->letter == 't' ? OID_TEXT
-                                    : OID_BYTEA;
+    p->type[i] = v->letter == 'i'   ? PG_INT8
+                 : v->letter == 'd' ? PG_FLOAT8
+                 : v->letter == 't' ? PG_TEXT
+                                    : PG_BYTEA;
     p->value[i] = p->number[i];
     if (v->letter == 'i') {
         snprintf(p->number[i], sizeof p->number[i], "%lld", (long long)v->number);
@@ -184,7 +181,7 @@ static err set_parameter(struct parameters *p, size_t i, const struct db_value *
 err pg_session_run(PGresult **out, struct db *db, const struct db_statement *s)
 {
     struct pg_session *pg = db->connection;
-    struct bytes sql = {.max = SQL_BYTES_MAX};
+    struct bytes sql = {.max = PG_SQL_BYTES_MAX};
     struct parameters p = {0};
     err e = db_postgres_sql(&sql, s->sql);
     for (size_t i = 0; i < s->values && !err_is(e); i++)

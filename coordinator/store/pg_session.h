@@ -8,7 +8,9 @@
 
 #include <libpq-fe.h>
 
-enum { PG_XID_BYTES = 24, PG_TOKEN_BYTES = 33 };
+enum { PG_XID_BYTES = 24, PG_TOKEN_BYTES = 33, PG_SQL_BYTES_MAX = 1 << 16 };
+/* Types of values, from the server's catalog pg_type. */
+enum { PG_INT8 = 20, PG_FLOAT8 = 701, PG_TEXT = 25, PG_BYTEA = 17 };
 
 struct pg_session {
     PGconn *conn;
