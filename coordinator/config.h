@@ -41,7 +41,7 @@ struct config {
     bool check, json, accept_copy, help, version, sample;
 
     struct option_list listed, listed_admins; /* `members` and `admins`, split and checked */
-    /* Those that may take part: first the same, then as config_allow() says. */
+    /* Members and operators that may take part: first the file's, then those of config_allow(). */
     struct option_list allowed, admin_ids;
     bool any_admin; /* every admin certificate of the authority */
     struct arena arena;

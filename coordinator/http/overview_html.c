@@ -288,7 +288,7 @@ static err write_member(struct bytes *out, const struct overview_member *m, uint
     return bytes_printf(out, "</small>");
 }
 
-/* Those that are away come first and are never left out for ones that are well. */
+/* Members that are away come first, so that the limit of rows never leaves one of them out. */
 static err write_members(struct bytes *out, const struct overview *o)
 {
     TRY(bytes_printf(out,

@@ -88,6 +88,14 @@ void serve_refuse_only(struct rpc_call *call, err cause);
 /* serve_refuse() names this run. Called by serve_member(). */
 void serve_about(struct rpc_call *call, const struct run *run);
 void serve_answer(struct rpc_call *call, const ProtobufCMessage *reply);
+/* Refuses the call if e is an error, else answers it. */
+static inline void serve_end(struct rpc_call *call, err e, const ProtobufCMessage *reply)
+{
+    if (err_is(e))
+        serve_refuse(call, e);
+    else
+        serve_answer(call, reply);
+}
 /* The run of this name and the peer's index in it. "" is the only open run the peer belongs to. */
 err serve_member(struct run **run, size_t *member, struct rpc_call *call, const char *name);
 bool serve_is_over(const struct run *run); /* finished or stopped */

@@ -104,10 +104,7 @@ static void log_begin(struct rpc_call *call, const void *data, size_t size)
     struct bytes lines = {.max = LIMIT_CHUNK_BYTES};
     err e = message_unpack(&request, &fedlora__v1__audit_log_request__descriptor, data, size);
     if (!err_is(e)) e = read_log(&reply, &lines, &place, call, request);
-    if (err_is(e))
-        serve_refuse(call, e);
-    else
-        serve_answer(call, &reply.base);
+    serve_end(call, e, &reply.base);
     message_free(request);
     bytes_close(&lines);
 }

@@ -213,8 +213,8 @@ static void fill(struct serve_identity *out, const struct store_identity *row,
     memcpy(out->software, was->software, sizeof out->software);
 }
 
-/* Those that may take part in runs. A revoked member that stays in its runs is one of them, but
- * serve_identity_check() refuses its calls. */
+/* Fills the list of members that may take part in runs. It includes a revoked member that stays in
+ * its runs; serve_identity_check() refuses its calls. */
 static err allow(struct serve *s, const struct store_identity *row, size_t count,
                  struct arena *arena)
 {

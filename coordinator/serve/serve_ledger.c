@@ -33,10 +33,7 @@ static void ledger_begin(struct rpc_call *call, const void *data, size_t size)
     err e =
         message_unpack_few(&part, &fedlora__v1__ledger_part__descriptor, data, size, MESSAGE_FEW);
     if (!err_is(e)) e = take(&reply, call, part);
-    if (err_is(e))
-        serve_refuse(call, e);
-    else
-        serve_answer(call, &reply.base);
+    serve_end(call, e, &reply.base);
     message_free(part);
 }
 
@@ -113,10 +110,7 @@ static void audit_begin(struct rpc_call *call, const void *data, size_t size)
     struct arena arena = {0};
     err e = message_unpack(&request, &fedlora__v1__audit_request__descriptor, data, size);
     if (!err_is(e)) e = audit(&reply, &lines, call, request, &arena);
-    if (err_is(e))
-        serve_refuse(call, e);
-    else
-        serve_answer(call, &reply.base);
+    serve_end(call, e, &reply.base);
     message_free(request);
     bytes_close(&lines);
     arena_close(&arena);

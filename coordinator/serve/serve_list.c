@@ -122,10 +122,7 @@ static void list_begin(struct rpc_call *call, const void *data, size_t size)
     Fedlora__V1__ListRunsReply reply = FEDLORA__V1__LIST_RUNS_REPLY__INIT;
     err e = message_unpack(&request, &fedlora__v1__list_runs_request__descriptor, data, size);
     if (!err_is(e)) e = list(&reply, call, request, &arena);
-    if (err_is(e))
-        serve_refuse(call, e);
-    else
-        serve_answer(call, &reply.base);
+    serve_end(call, e, &reply.base);
     message_free(request);
     arena_close(&arena);
 }
@@ -245,10 +242,7 @@ static void rounds_begin(struct rpc_call *call, const void *data, size_t size)
     Fedlora__V1__ListRoundsReply reply = FEDLORA__V1__LIST_ROUNDS_REPLY__INIT;
     err e = message_unpack(&request, &fedlora__v1__list_rounds_request__descriptor, data, size);
     if (!err_is(e)) e = list_rounds(&reply, call, request, &arena);
-    if (err_is(e))
-        serve_refuse(call, e);
-    else
-        serve_answer(call, &reply.base);
+    serve_end(call, e, &reply.base);
     message_free(request);
     arena_close(&arena);
 }

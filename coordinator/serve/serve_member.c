@@ -108,10 +108,7 @@ static void hello_begin(struct rpc_call *call, const void *data, size_t size)
     err e = message_unpack_few(&request, &fedlora__v1__hello_request__descriptor, data, size,
                                HELLO_FIELDS_MAX);
     if (!err_is(e)) e = hello(&reply, call, request);
-    if (err_is(e))
-        serve_refuse(call, e);
-    else
-        serve_answer(call, &reply.base);
+    serve_end(call, e, &reply.base);
     message_free(request);
 }
 
@@ -454,10 +451,7 @@ static void report_begin(struct rpc_call *call, const void *data, size_t size)
     err e = message_unpack_few(&request, &fedlora__v1__report_request__descriptor, data, size,
                                MESSAGE_FEW);
     if (!err_is(e)) e = report(&reply, call, request, notice);
-    if (err_is(e))
-        serve_refuse(call, e);
-    else
-        serve_answer(call, &reply.base);
+    serve_end(call, e, &reply.base);
     message_free(request);
 }
 
